@@ -1,0 +1,34 @@
+# Everything runs in the project's own .venv, which the first target makes and the others reuse.
+#
+# constraints.txt pins torch: where the package index has a CPU build of it, no GPU packages arrive. On Linux without a
+# GPU, set PIP_EXTRA_INDEX_URL to PyTorch's CPU index first (see pytorch.org, "Get started").
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint format clean
+
+demo: $(READY)  ## fine-tune a small encoder on the shipped data, offline
+	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
+
+test: $(READY)  ## all tests
+	$(BIN)/pytest -n 2
+
+lint: $(READY)  ## style, types, and the order of the stages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv build dist
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("leantune needs Python 3.11 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@

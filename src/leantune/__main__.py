@@ -1,0 +1,5 @@
+"""`python -m leantune`."""
+
+from leantune.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""The command line. Heavy imports wait until a command runs, so that help and mistyped options answer at once."""
+
+# ruff: noqa: PLC0415
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leantune.errors import LeantuneError
+
+if TYPE_CHECKING:
+    from leantune.config import Config
+
+app = typer.Typer(
+    help="Fine-tune a text encoder without waste, and know what each trick bought you.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TABLE_HELP = "Table of rows: .csv, .tsv, .jsonl or .parquet, also with .gz or .zst appended."
+Targets = Annotated[list[str] | None, typer.Option(metavar="COL", help="Column to learn; repeat for several.")]
+Group = Annotated[str | None, typer.Option(metavar="COL", help="Column whose groups no fold may part.")]
+Id = Annotated[
+    str | None, typer.Option("--id", metavar="COL", help="Column that names the rows; else they are numbered.")
+]
+
+
+@app.command()
+def train(
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help=TABLE_HELP)] = None,
+    *,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="COL", help="Column of the texts; twice for pairs of texts.")
+    ] = None,
+    target: Targets = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="An encoder: folder, hub name, or `demo` (extra `demo`).")
+    ] = None,
+    output: Annotated[Path, typer.Option(metavar="RUN", help="New folder for everything the run writes.")],
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options win.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optimizer.epochs=1.")
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(metavar="N", help="The fold that validates, from 0; `all` trains a model a fold.")
+    ] = None,
+    id_column: Id = None,
+    group: Group = None,
+) -> None:
+    """Fine-tune an encoder on a table of texts, and measure it."""
+    from leantune.config import load_config
+
+    flags = {
+        "data.path": data,
+        "data.text": text,
+        "data.target": target,
+        "data.id": id_column,
+        "data.group": group,
+        "model.name": model,
+        "fold": fold,
+    }
+    _run(load_config(config, {name: value for name, value in flags.items() if value}, assign or ()), output)
+
+
+@app.command()
+def folds(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help=TABLE_HELP)],
+    *,
+    target: Targets = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="CSV file to write: id,fold.")],
+    count: Annotated[int, typer.Option(help="How many folds.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
+    kind: Annotated[str, typer.Option(help="auto, sturges, stratified, group, random or multilabel.")] = "auto",
+    id_column: Id = None,
+    group: Group = None,
+) -> None:
+    """Deal the rows of a table into folds, and write id,fold."""
+    from leantune.errors import SettingsError
+    from leantune.folds import FoldSettings, make_folds
+    from leantune.record import write_folds
+    from leantune.settings import check
+    from leantune.table import DataSettings, read_table
+    from leantune.targets import parse_targets
+
+    if not target:
+        raise SettingsError("--target: name the column whose values the folds should share out")
+    if output.resolve() == data.resolve():
+        raise SettingsError(f"--output: {output} is the table itself; give another file")
+    settings = check(FoldSettings, {"count": count, "seed": seed, "kind": kind}, "folds")
+    columns = check(DataSettings, {"path": data, "target": target, "id": id_column, "group": group}, "data")
+    table = read_table(columns)
+    targets = parse_targets(table, columns.task)
+    made = make_folds(targets, table.groups, settings)
+    write_folds(output, table.ids, made.of_row)
+    typer.echo(f"{targets.reason}\n{made.count} folds ({made.kind}) of {len(table):,} rows:")
+    for number in range(made.count):
+        rows = made.validation_rows(number)
+        typer.echo(f"  fold {number}: {len(rows):,} rows, {targets.describe(rows)}")
+    for note in made.notes:
+        typer.echo(note)
+    typer.echo(f"written: {output}")
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="New folder for the run; else leantune-demo, numbered.")
+    ] = None,
+) -> None:
+    """Fine-tune a small encoder on 2,000 shipped sentences, offline."""
+    from leantune.demo import demo_config, free_folder
+
+    _run(demo_config(), output or free_folder(Path("leantune-demo")))
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Options of the program itself."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"leantune {installed('leantune')}")
+        raise typer.Exit
+
+
+def _run(config: "Config", output: Path) -> None:
+    from leantune.clock import process_started_at
+    from leantune.display import Display
+    from leantune.experiment import run
+
+    for _ in Display.over(run(config, output, started_at=process_started_at())):
+        pass
+    typer.echo(output)
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 2 wrong input, 1 anything else, 128 + n stopped by signal n."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except LeantuneError as error:
+        typer.echo(f"leantune: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    typer.echo(f"leantune: stopped by {signal.Signals(number).name}", err=True)
+    sys.exit(128 + number)

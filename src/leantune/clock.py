@@ -1,0 +1,73 @@
+"""Where a run's time goes: every moment belongs to exactly one phase, so the phases add up to the whole (law 7)."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import psutil
+
+Phase = Literal["startup", "train", "evaluation", "checkpoint"]
+
+
+class PhaseClock:
+    """Attributes wall-clock time to phases; starts in `startup`.
+
+    `started_at` is the Unix time in seconds at which the measured span began: the creation of the process for a command,
+    now for a call from a notebook. `synchronize` waits for the device; it is called at every change of phase, and only
+    there, since work that is still queued belongs to the phase that queued it.
+    """
+
+    def __init__(self, started_at: float | None = None, synchronize: Callable[[], None] = lambda: None) -> None:
+        self.synchronize = synchronize
+        self._phase: Phase = "startup"
+        self._entered = time.perf_counter()
+        self._seconds: dict[Phase, float] = dict.fromkeys(get_args(Phase), 0.0)
+        if started_at is not None:
+            self._seconds["startup"] = max(0.0, time.time() - started_at)
+
+    def enter(self, phase: Phase) -> None:
+        """End the current phase and begin another."""
+        self.synchronize()
+        now = time.perf_counter()
+        self._seconds[self._phase] += now - self._entered
+        self._phase, self._entered = phase, now
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Spend a block in `phase`, then go back to the phase before it."""
+        before = self._phase
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def seconds(self, phase: Phase) -> float:
+        """Seconds spent in `phase` until now, without waiting for the device."""
+        running = time.perf_counter() - self._entered if phase == self._phase else 0.0
+        return self._seconds[phase] + running
+
+    def total(self) -> float:
+        """Seconds since the clock's start: the sum over the phases."""
+        return sum(self.seconds(phase) for phase in get_args(Phase))
+
+
+def process_started_at() -> float:
+    """Unix time in seconds at which this process was created."""
+    return psutil.Process().create_time()
+
+
+def process_bytes() -> int:
+    """Resident memory of this process now, in bytes."""
+    return psutil.Process().memory_info().rss
+
+
+def peak_process_bytes() -> int:
+    """Largest resident memory that this process has had, in bytes."""
+    try:
+        import resource  # noqa: PLC0415  not on Windows
+    except ImportError:
+        return int(psutil.Process().memory_info().peak_wset)  # type: ignore[attr-defined,unused-ignore]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if psutil.MACOS else peak * 1024  # kibibytes everywhere but on macOS

@@ -1,0 +1,88 @@
+"""The device that computes: which one, what it is called, how fast it multiplies, how much memory it took."""
+
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from leantune.errors import DeviceError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`: `auto` (CUDA, else Apple's MPS, else the CPU), or any name that torch knows.
+
+    Raises `DeviceError` where it does not exist on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    have = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    have += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"device: found {name!r}; this machine has {', '.join(have)}") from None
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+    if str(device) not in have:
+        raise DeviceError(f"device: {name!r} is not on this machine, which has {', '.join(have)}")
+    return device
+
+
+def describe_device(device: torch.device) -> dict[str, object]:
+    """Name, and memory or cores, of a device: what a reader needs in order to judge a time."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return {"type": "cuda", "name": properties.name, "memory_bytes": properties.total_memory}
+    return {"type": device.type, "name": processor_name(), "threads": torch.get_num_threads()}
+
+
+def processor_name() -> str:
+    """The processor's name as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_device_bytes(device: torch.device) -> int | None:
+    """Peak of the device's allocator in bytes since the process began; None where there is no such count (CPU, MPS)."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """Bytes that tensors take on the device now, without waiting for it; None on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return torch.mps.current_allocated_memory() if device.type == "mps" else None
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """Measure the matrix products of this device: floating-point operations a second, and what was multiplied.
+
+    The fastest of several products of two square matrices: what the hardware can do, against which a training run is
+    held as model FLOP utilization. Takes about a tenth of a second.
+    """
+    size = 8192 if device.type == "cuda" else 2048
+    own = torch.Generator(device).manual_seed(0)  # the global one draws the head and the dropout
+    left, right = (torch.randn(size, size, device=device, generator=own).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        synchronize(device)
+        start = time.perf_counter()
+        left @ right
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds), f"{str(dtype).removeprefix('torch.')} {size} x {size} x {size}"

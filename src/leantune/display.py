@@ -1,0 +1,156 @@
+"""What a person sees while a run goes: a live line in a terminal, plain lines in a file or a notebook."""
+
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from leantune.events import Evaluation, Event, FoldStart, Note, RunEnd, TrainStep
+from leantune.events import Progress as StageProgress
+from leantune.metrics import metric_names
+
+SECONDS_BETWEEN_LINES = 10.0
+HEAD_WIDTH = 10
+
+
+class Display:
+    """Shows events on a console, standard error by default; a context manager that leaves the terminal in order.
+
+    Names and texts of the user are shown as they are, never read as rich's markup.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
+            TextColumn("{task.fields[figures]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+            expand=True,
+        )
+        self._bar: TaskID | None = None
+        self._stage = ""
+        self._total_steps = 0
+        self._score = ""
+        self._line_at = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    @classmethod
+    def over(cls, events: Iterable[Event]) -> Iterator[Event]:
+        """Show events while handing them on."""
+        with cls() as display:
+            for event in events:
+                display.show(event)
+                yield event
+
+    def show(self, event: Event) -> None:
+        """Show one event; events that a person need not see are dropped."""
+        match event:
+            case StageProgress():
+                self._advance(event.stage, event.done, event.total, "")
+            case Note():
+                self._line(event.about, event.text, "yellow" if event.event == "warning" else "cyan")
+            case FoldStart():
+                self._total_steps, self._score = event.total_steps, ""
+                self._line(
+                    f"fold {event.fold}",
+                    f"{event.training_rows:,} rows train, {event.validation_rows:,} validate, "
+                    f"{event.total_steps:,} optimizer steps",
+                )
+            case TrainStep():
+                self._show_step(event)
+            case Evaluation():
+                self._show_evaluation(event)
+            case RunEnd():
+                self._end_stage()
+                for line in summary(event.metrics):
+                    self._line(*line)
+
+    def _show_step(self, event: TrainStep) -> None:
+        loss = "skipped" if event.loss is None else f"loss {event.loss:.3f}"
+        memory = f"{event.memory / 2**30:.1f} GiB"
+        figures = "  ".join(filter(None, (loss, self._score, f"{event.tokens_per_second:,.0f} tok/s", memory)))
+        self._advance(f"fold {event.fold}", event.step, self._total_steps, figures)
+        now = time.perf_counter()
+        if not self._console.is_terminal and now - self._line_at > SECONDS_BETWEEN_LINES:
+            left = duration(event.train_seconds / event.step * (self._total_steps - event.step))
+            self._line("", f"step {event.step}/{self._total_steps}  {figures}  {left} left")
+            self._line_at = now
+
+    def _show_evaluation(self, event: Evaluation) -> None:
+        scores = [f"{name} {value:.4f}" for name, value in event.metrics.items() if value is not None]
+        self._line(f"step {event.step}", "  ".join(scores) + ("  (best)" if event.is_best else ""))
+        leading = next((name for name in ("rmse", "accuracy") if event.metrics.get(name) is not None), None)
+        self._score = "" if leading is None else f"{leading} {event.metrics[leading]:.4f}"
+
+    def _advance(self, stage: str, done: int, total: int, figures: str) -> None:
+        if stage != self._stage:
+            self._end_stage()
+            self._stage = stage
+            self._bar = self._progress.add_task(stage, total=total, figures=figures)
+        if self._bar is not None:
+            self._progress.update(self._bar, completed=done, total=total, figures=figures)
+
+    def _end_stage(self) -> None:
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+        self._bar, self._stage = None, ""
+
+    def _line(self, head: str, text: str, style: str = "bold") -> None:
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=HEAD_WIDTH, justify="right")
+        line.add_column(overflow="fold")
+        line.add_row(Text(head, style=style), Text(text))
+        self._console.print(line)
+
+
+def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a finished run's result as lines for a person, each with its heading; `metrics` as in `metrics.json`."""
+    overall = metrics["overall"]
+    lines = []
+    for when in ("best", "last"):
+        scores = overall[when]
+        shown = [f"{name} {scores[name]:.4f}" for name in metric_names(metrics["task"]) if scores[name] is not None]
+        lines.append((when, "  ".join(shown)))
+    phases = (("training", "train"), ("start-up", "startup"), ("evaluation", "evaluation"), ("saving", "checkpoint"))
+    parts = ", ".join(f"{word} {duration(overall[f'{phase}_seconds'])}" for word, phase in phases)
+    lines.append(("time", f"{duration(overall['total_seconds'])}: {parts}"))
+    rate = overall["matrix_rate"]
+    lines.append(
+        (
+            "speed",
+            f"{overall['tokens_per_second']:,.0f} tokens/s, {overall['padding_fraction']:.1%} padding, "
+            f"{overall['model_flops_utilization']:.0%} of the {rate['flops_per_second'] / 1e9:,.0f} GFLOP/s "
+            f"measured here ({rate['measured_on']})",
+        )
+    )
+    memory = f"{overall['peak_process_bytes'] / 2**30:.1f} GiB process"
+    if overall["peak_device_bytes"] is not None:
+        memory = f"{overall['peak_device_bytes'] / 2**30:.1f} GiB on the device, {memory}"
+    lines.append(("memory", memory))
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person reads them: `8.1 s`, `2 min 05 s`, `1 h 04 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,119 @@
+"""What a run tells while it goes: training yields these, and the caller records, shows or drops them."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something the user should know: what `auto` chose and why, what is truncated, a warning."""
+
+    event: Literal["note", "warning"] = "note"
+    about: str
+    """The setting or stage that it is about, such as `tokens`."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a stage before training is, for the display only."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldStart:
+    """Training of one fold is about to begin."""
+
+    event: Literal["fold"] = "fold"
+    fold: int
+    training_rows: int
+    validation_rows: int
+    total_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStep:
+    """One optimizer step."""
+
+    event: Literal["step"] = "step"
+    fold: int
+    step: int
+    """Steps done in this fold, this one included."""
+    epoch: float
+    """Epochs done, as a fraction."""
+    loss: float | None
+    """Weighted mean over the step's rows; None where it was not measured."""
+    learning_rate: float
+    gradient_norm: float | None
+    """Before clipping; None for a step that fp16 scaling skipped."""
+    skipped: bool
+    """True where fp16 overflowed and the weights stayed as they were."""
+    rows: int
+    tokens: int
+    """Tokens of the texts, special tokens included, padding not."""
+    computed_tokens: int
+    """Positions that the encoder computed, padding included."""
+    useful_flops: float
+    """Floating-point operations that the texts need, forward and backward, without padding."""
+    tokens_per_second: float
+    memory: int
+    """Bytes: of tensors on the device, or on a CPU the process's resident memory."""
+    train_seconds: float
+    """Seconds in optimizer steps until now, in this fold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One pass over the validation rows, in the run's precision."""
+
+    event: Literal["evaluation"] = "evaluation"
+    fold: int
+    step: int
+    epoch: float
+    metrics: dict[str, float | None]
+    is_best: bool
+    """Better than every evaluation of this fold before it."""
+    predictions: NDArray[np.float64]
+    """[n, outputs] for the fold's validation rows, in the table's order; not recorded."""
+    rows: int
+    train_seconds: float
+    evaluation_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights were written."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    fold: int
+    step: int
+    path: str
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldEnd:
+    """One fold is trained."""
+
+    event: Literal["fold_end"] = "fold_end"
+    fold: int
+    metrics: dict[str, Any]
+    """As in `metrics.json`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """Everything is done and written."""
+
+    event: Literal["run_end"] = "run_end"
+    metrics: dict[str, Any]
+    """The content of `metrics.json`."""
+
+
+Event = Note | Progress | FoldStart | TrainStep | Evaluation | Checkpoint | FoldEnd | RunEnd

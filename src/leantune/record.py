@@ -1,0 +1,145 @@
+"""The run folder: everything a run leaves behind, in files that are stable and that anybody can read.
+
+RUN/config.yaml                  effective settings
+RUN/environment.json             versions, device, fingerprints of data and tokenizer
+RUN/events.jsonl                 one line a step, evaluation, checkpoint, warning
+RUN/fold_0/predictions.parquet   row, id, target, prediction of the validation rows, at the best evaluation
+RUN/fold_0/model/                the best weights, as transformers loads them
+RUN/metrics.json                 written last: a folder that has it is a finished run
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from leantune.errors import RunFolderError
+from leantune.events import Checkpoint, Evaluation, FoldStart, Note, TrainStep
+
+Recorded = Note | FoldStart | TrainStep | Evaluation | Checkpoint
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise `RunFolderError` where `path` is there already and is not an empty folder: no run overwrites another."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunFolderError(
+            f"{path}: there already, and not an empty folder; give another --output, or move this one away"
+        )
+
+
+class RunFolder:
+    """Writes one run's files; a context manager, since `events.jsonl` stays open while the run goes.
+
+    Raises `RunFolderError` as `refuse_taken` does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        refuse_taken(path)
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._events = (path / "events.jsonl").open("w", encoding="utf-8", buffering=1)  # a line at a time reaches disk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.close()
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """Write the effective settings."""
+        _write(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Write what the run ran on."""
+        _write(self.path / "environment.json", _json(environment, indent=2))
+
+    def write_event(self, event: Recorded) -> None:
+        """Append one line to `events.jsonl`."""
+        names = [field.name for field in dataclasses.fields(event) if field.name != "predictions"]
+        fields = {"event": event.event, "time": time.time()} | {name: getattr(event, name) for name in names}
+        self._events.write(_json(fields) + "\n")
+
+    def fold(self, number: int) -> Path:
+        """Return the folder of one fold, made if need be."""
+        path = self.path / f"fold_{number}"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def write_predictions(
+        self,
+        fold: int,
+        *,
+        rows: NDArray[np.int64],
+        ids: pa.Array,
+        targets: Iterable[Any],
+        predictions: NDArray[np.float64],
+        labels: tuple[str, ...],
+    ) -> None:
+        """Write the validation rows' predictions [n, outputs], in the table's row order.
+
+        A single regression target gives a number a row; everything else a list, whose order the file's metadata tell under
+        `labels`: the target columns, or the classes that the probabilities belong to.
+        """
+        prediction = pa.array(predictions[:, 0] if predictions.shape[1] == 1 else predictions.tolist())
+        table = pa.table({"row": pa.array(rows), "id": ids, "target": pa.array(targets), "prediction": prediction})
+        table = table.replace_schema_metadata({"labels": json.dumps(labels, ensure_ascii=False)})
+        path = self.fold(fold) / "predictions.parquet"
+        pq.write_table(table, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write `metrics.json`, which says that the run is finished."""
+        _write(self.path / "metrics.json", _json(metrics, indent=2))
+
+
+def write_folds(path: Path, ids: pa.Array, folds: NDArray[np.int64]) -> None:
+    """Write a CSV file of id,fold: the fold in which each row validates."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "fold"))
+    writer.writerows(zip(ids.to_pylist(), folds.tolist(), strict=True))
+    _write(path, text.getvalue())
+
+
+def code_revision() -> str | None:
+    """Return the git commit of leantune's own source, with `-dirty` if it was changed; None for an installed package."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # a package inside somebody else's checkout has no commit here
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--match=")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _json(value: dict[str, Any], indent: int | None = None) -> str:
+    # Strict JSON: NaN is not in it, and a number that is not one must never reach a file.
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file at once: a reader sees the old one or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(text + ("" if text.endswith("\n") else "\n"), encoding="utf-8")
+    os.replace(beside, path)

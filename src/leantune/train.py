@@ -1,0 +1,267 @@
+"""The training loop of one fold, as a generator of events: the caller records, shows and saves."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from leantune.batch import Rows, make_batch
+from leantune.batch_plan import EpochPlan, MicroBatch, Order, plan_epoch, plan_evaluation
+from leantune.clock import PhaseClock, process_bytes
+from leantune.device import device_bytes
+from leantune.errors import TrainingError
+from leantune.events import Evaluation, FoldStart, TrainStep
+from leantune.metrics import MetricName, compute_metrics, is_better
+from leantune.model import Encoder, FlopCount
+from leantune.optim import OptimizerSettings, learning_rate_at, make_optimizer
+from leantune.precision import Precision
+from leantune.settings import Section
+from leantune.step import StepResult, optimizer_step
+from leantune.task import Task
+
+SECONDS_BETWEEN_READINGS = 1.0  # of losses that wait on a GPU: each reading waits for all work that is queued
+
+
+class EverySteps(Section):
+    """Evaluate every so many optimizer steps."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps between evaluations."""
+
+
+class EveryFraction(Section):
+    """Evaluate several times an epoch."""
+
+    fraction: float = Field(gt=0, le=1)
+    """Share of an epoch between evaluations."""
+
+
+class EvaluationSettings(Section):
+    """When to look at the validation rows, and which metric chooses the best weights."""
+
+    every: Literal["epoch"] | EverySteps | EveryFraction = "epoch"
+    """`epoch`, `{steps: n}` or `{fraction: f}` of an epoch; the last step is always evaluated."""
+    metric: Literal["auto"] | MetricName = "auto"
+    """The metric that chooses the best evaluation; auto is rmse for regression and log_loss for classes and labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How rows become batches, with every `auto` resolved."""
+
+    batch_size: int
+    micro_batch: MicroBatch
+    order: Order
+    fixed_length: int | None
+    """Tokens that every row is padded to; None pads a micro-batch to its longest row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """What one fold trains on and how; every setting is resolved."""
+
+    number: int
+    training_rows: NDArray[np.int64]
+    validation_rows: NDArray[np.int64]
+    batching: Batching
+    optimizer: OptimizerSettings
+    evaluation: EvaluationSettings
+    metric: MetricName
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch; the last may have fewer rows than the others."""
+        return -(-len(self.training_rows) // self.batching.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in all."""
+        steps = self.steps_per_epoch * self.optimizer.epochs
+        return steps if self.optimizer.max_steps is None else min(steps, self.optimizer.max_steps)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Tell whether an evaluation follows step `step`, counted from 1."""
+        every = self.evaluation.every
+        if isinstance(every, EverySteps):
+            interval: float = every.steps
+        else:
+            interval = self.steps_per_epoch * (every.fraction if isinstance(every, EveryFraction) else 1.0)
+        return step == self.total_steps or int(step / interval) > int((step - 1) / interval)
+
+
+def train_fold(
+    encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision, clock: PhaseClock
+) -> Iterator[FoldStart | TrainStep | Evaluation]:
+    """Fine-tune `encoder` in place on the training rows of `fold`, yielding what happens.
+
+    At an `Evaluation` with `is_best` the caller saves the encoder's weights before it goes on. Raises `TrainingError`
+    where a loss is not finite.
+    """
+    optimizer = make_optimizer(encoder.model, fold.optimizer)
+    readings = _Readings(fold, encoder.training_flops, precision, clock)
+    best: float | None = None
+    schedule_step = 0  # a step that fp16 skipped does not advance the schedule
+    yield FoldStart(
+        fold=fold.number,
+        training_rows=len(fold.training_rows),
+        validation_rows=len(fold.validation_rows),
+        total_steps=fold.total_steps,
+    )
+    clock.enter("train")
+    for step in range(1, fold.total_steps + 1):
+        epoch, index = divmod(step - 1, fold.steps_per_epoch)
+        if index == 0:
+            plan = _plan(rows, fold, epoch)
+            encoder.model.train()
+        planned = plan.step(index)
+        learning_rate = learning_rate_at(schedule_step, fold.total_steps, fold.optimizer)
+        numbers = [fold.training_rows[micro] for micro in planned.micro_batches]
+        result = optimizer_step(
+            encoder,
+            optimizer,
+            (
+                make_batch(
+                    rows,
+                    micro,
+                    pad_id=encoder.pad_id,
+                    fixed_length=fold.batching.fixed_length,
+                    device=precision.device,
+                )
+                for micro in numbers
+            ),
+            total_weight=float(rows.weights[fold.training_rows[planned.rows]].sum()) or 1.0,
+            task=task,
+            precision=precision,
+            learning_rate=learning_rate,
+            clip_norm=fold.optimizer.gradient_clip_norm,
+        )
+        schedule_step += not result.skipped
+        readings.add(step, result, learning_rate, [rows.sequences.lengths[micro] for micro in numbers])
+        evaluated = fold.is_evaluated(step)
+        if evaluated or readings.are_due():
+            yield from readings.take()
+        if evaluated:
+            with clock.during("evaluation"):
+                outputs = predict_rows(encoder, rows, fold, task=task, precision=precision)
+                metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], outputs)
+            is_best = best is None or is_better(fold.metric, metrics[fold.metric], best)
+            best = metrics[fold.metric] if is_best else best
+            yield Evaluation(
+                fold=fold.number,
+                step=step,
+                epoch=step / fold.steps_per_epoch,
+                metrics=metrics,
+                is_best=is_best,
+                predictions=outputs,
+                rows=len(fold.validation_rows),
+                train_seconds=readings.train_seconds(),
+                evaluation_seconds=clock.seconds("evaluation"),
+            )
+            encoder.model.train()
+
+
+def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
+    return plan_epoch(
+        rows.sequences.lengths[fold.training_rows],
+        batch_size=fold.batching.batch_size,
+        micro_batch=fold.batching.micro_batch,
+        order=fold.batching.order,
+        fixed_length=fold.batching.fixed_length,
+        seed=fold.seed,
+        epoch=epoch,
+    )
+
+
+def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision) -> NDArray[np.float64]:
+    """Return predictions [n, outputs] for the validation rows of `fold`, in their order (law 4)."""
+    numbers = fold.validation_rows
+    outputs = torch.empty(len(numbers), task.outputs, device=precision.device)
+    encoder.model.eval()
+    with torch.inference_mode(), precision.compute():
+        for micro in plan_evaluation(
+            rows.sequences.lengths[numbers],
+            micro_batch=fold.batching.micro_batch,
+            fixed_length=fold.batching.fixed_length,
+        ):
+            batch = make_batch(
+                rows,
+                numbers[micro],
+                pad_id=encoder.pad_id,
+                fixed_length=fold.batching.fixed_length,
+                device=precision.device,
+            )
+            outputs[torch.from_numpy(micro).to(precision.device)] = task.predictions(encoder.logits(batch))
+    return outputs.cpu().numpy().astype(np.float64)
+
+
+class _Readings:
+    """Losses and norms of steps that are done, kept on the device until it is time to read them.
+
+    On a CPU that is at once. On a GPU a reading waits for the device, so it happens about once a second.
+    """
+
+    def __init__(self, fold: Fold, flops: FlopCount, precision: Precision, clock: PhaseClock) -> None:
+        self._fold, self._flops, self._device, self._clock = fold, flops, precision.device, clock
+        self._before = clock.seconds("train")
+        self._waiting: list[tuple[int, StepResult, float, list[NDArray[np.int32]]]] = []
+        self._read_at = time.perf_counter()
+        self._seconds_at = 0.0
+
+    def train_seconds(self) -> float:
+        """Seconds in this fold's optimizer steps until now."""
+        return self._clock.seconds("train") - self._before
+
+    def add(self, step: int, result: StepResult, learning_rate: float, lengths: list[NDArray[np.int32]]) -> None:
+        """Remember a step; `lengths` are the sequence lengths of each micro-batch."""
+        self._waiting.append((step, result, learning_rate, lengths))
+
+    def are_due(self) -> bool:
+        """Tell whether it is time to read."""
+        return self._device.type == "cpu" or time.perf_counter() - self._read_at > SECONDS_BETWEEN_READINGS
+
+    def take(self) -> Iterator[TrainStep]:
+        """Read all steps that wait, in one transfer.
+
+        Raises `TrainingError` at the first loss that is not finite.
+        """
+        if not self._waiting:
+            return
+        pairs: Tensor = torch.stack([torch.stack((r.loss, r.gradient_norm.float())) for _, r, _, _ in self._waiting])
+        numbers = pairs.tolist()
+        seconds = self.train_seconds()
+        all_tokens = sum(int(micro.sum()) for *_, lengths in self._waiting for micro in lengths)
+        speed = all_tokens / max(seconds - self._seconds_at, 1e-9)
+        memory = device_bytes(self._device)
+        for (step, result, learning_rate, lengths), (loss, norm) in zip(self._waiting, numbers, strict=True):
+            if not np.isfinite(loss) and not result.skipped:
+                raise TrainingError(
+                    f"the loss of step {step} (fold {self._fold.number}) is {loss}; training stopped. The best weights "
+                    "until then are kept. A smaller optimizer.learning_rate, or precision: fp32, may help."
+                )
+            yield TrainStep(
+                fold=self._fold.number,
+                step=step,
+                epoch=step / self._fold.steps_per_epoch,
+                loss=loss if np.isfinite(loss) else None,
+                learning_rate=learning_rate,
+                gradient_norm=None if result.skipped else norm,
+                skipped=result.skipped,
+                rows=sum(len(micro) for micro in lengths),
+                tokens=sum(int(micro.sum()) for micro in lengths),
+                computed_tokens=sum(
+                    len(micro) * (self._fold.batching.fixed_length or int(micro.max())) for micro in lengths
+                ),
+                tokens_per_second=speed,
+                useful_flops=sum(self._flops(micro) for micro in lengths),
+                memory=process_bytes() if memory is None else memory,
+                train_seconds=seconds,
+            )
+        self._waiting.clear()
+        self._read_at, self._seconds_at = time.perf_counter(), seconds

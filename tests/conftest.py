@@ -1,0 +1,38 @@
+"""What all tests share: no network, a cache of their own, and nine tiny encoders."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # both are read when the library is imported
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEANTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny encoders, a subfolder each; made once, also where several processes share the tests."""
+    from tiny_encoders import build_tiny_encoders  # noqa: PLC0415 - imports torch, seconds that most tests do not need
+
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny_encoders"
+    if not shared.exists():
+        made = tmp_path_factory.mktemp("made") / "tiny_encoders"
+        build_tiny_encoders(made)
+        try:
+            made.rename(shared)
+        except OSError:  # another process was faster
+            assert shared.exists()
+    return shared
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_dir(tiny_encoders: Path) -> Callable[[str], Path]:
+    """Name of an architecture -> its folder."""
+    return tiny_encoders.joinpath
