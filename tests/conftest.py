@@ -8,6 +8,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # both are read when the library is imported
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Tiny encoders have no work for two threads, and threads of several test processes wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

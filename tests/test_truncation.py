@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny_encoders import MAX_LENGTH, NAMES, OTHER_SCRIPTS, make_texts
 from transformers import BertJapaneseTokenizer
 
 from leantune.errors import ModelError, SettingsError
 from leantune.tokens import TokenizedTexts, load_tokenizer, tokenize
 from leantune.truncation import Sequences, Template, TokenSettings, discover_template, truncate
+from tiny_encoders import MAX_LENGTH, NAMES, OTHER_SCRIPTS, make_texts
 
 FIRST = ["", "Bako", *OTHER_SCRIPTS, *make_texts(2, most_words=12), *make_texts(4, most_words=200, seed=1)]
 SECOND = [*make_texts(3, most_words=100, seed=2), "", "Lemi rako.", *make_texts(5, most_words=80, seed=3), "Nuba"]
@@ -198,8 +198,9 @@ def test_a_model_without_a_limit_cuts_nothing() -> None:
 
 
 def test_max_length_beyond_the_models_limit_is_refused_with_both_numbers() -> None:
-    with pytest.raises(SettingsError, match=r"tokens\.max_length is 600, but the model takes at most 512"):
-        truncate(made_up_tokens([9]), made_up_template(1), TokenSettings(max_length=600), limit=512)
+    with pytest.raises(SettingsError, match=r"tokens\.max_length is 513, but the model takes at most 512"):
+        truncate(made_up_tokens([9]), made_up_template(1), TokenSettings(max_length=513), limit=512)
+    truncate(made_up_tokens([9]), made_up_template(1), TokenSettings(max_length=512), limit=512)
 
 
 def test_max_length_without_room_for_a_token_of_each_text_is_refused_with_the_smallest() -> None:

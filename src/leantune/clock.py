@@ -1,8 +1,11 @@
 """Where a run's time goes: every moment belongs to exactly one phase, so the phases add up to the whole (law 7)."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, get_args
 
 import psutil
@@ -13,9 +16,9 @@ Phase = Literal["startup", "train", "evaluation", "checkpoint"]
 class PhaseClock:
     """Attributes wall-clock time to phases; starts in `startup`.
 
-    `started_at` is the Unix time in seconds at which the measured span began: the creation of the process for a command,
-    now for a call from a notebook. `synchronize` waits for the device; it is called at every change of phase, and only
-    there, since work that is still queued belongs to the phase that queued it.
+    `started_at` is the Unix time in seconds at which the measured span began: the creation of the process for a
+    command, now (None) for a call from a notebook. `synchronize` waits for the device; it is called at every change of
+    phase, and only there, since work that is still queued belongs to the phase that queued it.
     """
 
     def __init__(self, started_at: float | None = None, synchronize: Callable[[], None] = lambda: None) -> None:
@@ -55,6 +58,9 @@ class PhaseClock:
 
 def process_started_at() -> float:
     """Unix time in seconds at which this process was created."""
+    if sys.platform == "linux":  # psutil counts from the time of boot, which the kernel tells in whole seconds only
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
     return psutil.Process().create_time()
 
 
@@ -65,9 +71,13 @@ def process_bytes() -> int:
 
 def peak_process_bytes() -> int:
     """Largest resident memory that this process has had, in bytes."""
-    try:
-        import resource  # noqa: PLC0415  not on Windows
-    except ImportError:
-        return int(psutil.Process().memory_info().peak_wset)  # type: ignore[attr-defined,unused-ignore]
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    if sys.platform == "linux":  # whose ru_maxrss begins with the memory of the program that started this one
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # noqa: PLC0415  not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if psutil.MACOS else peak * 1024  # kibibytes everywhere but on macOS
+    return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but on macOS

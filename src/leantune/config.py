@@ -28,7 +28,8 @@ class Config(Section):
     batching: BatchingSettings = BatchingSettings()
     model: ModelSettings
     precision: Literal["auto"] | PrecisionName = "auto"
-    """Number format of the matrix products; auto is bf16 where the hardware computes in it, fp16 on older GPUs, else fp32."""
+    """Number format of the matrix products; auto is bf16 where the hardware computes in it, fp16 on older GPUs, else
+    fp32."""
     optimizer: OptimizerSettings = OptimizerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     fold: int | Literal["all"] = Field(default=0, union_mode="left_to_right")
@@ -54,10 +55,10 @@ class Config(Section):
 
 
 def load_config(path: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:
-    """Return the settings of a YAML file, overridden by `flags` (dotted names to values), then by `key.sub=value` texts.
+    """Return the settings of a YAML file, overridden by `flags`, then by `assignments`.
 
-    The value of an assignment is read as YAML. Raises `SettingsError` for a file that is no YAML mapping, an unknown or
-    unused key, or a value that a setting cannot have.
+    Flags are dotted names with their values, assignments texts such as `optimizer.epochs=1` whose value is YAML. Raises
+    `SettingsError` for a file that is no YAML mapping, an unknown or unused key, or a value that a setting cannot have.
     """
     settings = {} if path is None else read_yaml(path)
     for name, value in flags.items():
@@ -67,8 +68,8 @@ def load_config(path: Path | None, flags: Mapping[str, Any], assignments: Iterab
         if not equals or not name:
             raise SettingsError(f"--set: found {assignment!r}, expected key.sub=value, such as optimizer.epochs=1")
         try:
-            _assign(settings, name.strip(), yaml.safe_load(text))
-        except yaml.YAMLError:
+            _assign(settings, name.strip(), _parse_yaml(text))
+        except ValueError:
             raise SettingsError(f"--set {name}: {text!r} is not a YAML value") from None
     return parse_config(settings)
 
@@ -81,16 +82,38 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises `SettingsError`, naming the file."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise SettingsError(
             f"{path}: found {type(settings).__name__}, expected settings such as `model: {{name: demo}}`"
         )
     return settings
+
+
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML; raises ValueError where it is none, or where a mapping has a key twice."""
+    try:
+        return yaml.load(text, _UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which PyYAML would drop the first without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {twice} stands twice in the mapping", problem_mark=node.start_mark
+            )
+        return node
 
 
 def dump_config(section: Section) -> dict[str, Any]:
@@ -112,8 +135,8 @@ def _plain(value: Any) -> Any:
 def _assign(settings: dict[str, Any], name: str, value: Any) -> None:
     *parents, last = name.split(".")
     for parent in parents:
-        inner = settings.setdefault(parent, {})
-        if not isinstance(inner, dict):  # `micro_batch: auto` becomes `micro_batch: {rows: 8}`
-            inner = settings[parent] = {}
-        settings = inner
+        inner = settings.get(parent)
+        # Copied, for a YAML alias or the caller may share it. `micro_batch: auto` becomes `micro_batch: {rows: 8}`.
+        settings[parent] = dict(inner) if isinstance(inner, dict) else {}
+        settings = settings[parent]
     settings[last] = value

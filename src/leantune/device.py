@@ -26,6 +26,8 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(f"device: found {name!r}; this machine has {', '.join(have)}") from None
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
+    elif device.type != "cuda" and device.index == 0:  # cpu:0 and mps:0 are the only ones
+        device = torch.device(device.type)
     if str(device) not in have:
         raise DeviceError(f"device: {name!r} is not on this machine, which has {', '.join(have)}")
     return device

@@ -12,16 +12,18 @@ from rich.text import Text
 
 from leantune.events import Evaluation, Event, FoldStart, Note, RunEnd, TrainStep
 from leantune.events import Progress as StageProgress
-from leantune.metrics import metric_names
 
 SECONDS_BETWEEN_LINES = 10.0
 HEAD_WIDTH = 10
+SCORES = ("rmse", "mae", "r2", "pearson", "accuracy", "f1_macro", "log_loss", "roc_auc")
+"""Metrics that are shown at an evaluation, as many as one line of 80 columns holds; the first defined one leads."""
 
 
 class Display:
     """Shows events on a console, standard error by default; a context manager that leaves the terminal in order.
 
-    Names and texts of the user are shown as they are, never read as rich's markup.
+    Where that is no terminal, steps are lines, at most one in ten seconds. Names and texts of the user are shown as they
+    are, never read as rich's markup.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -84,21 +86,21 @@ class Display:
                     self._line(*line)
 
     def _show_step(self, event: TrainStep) -> None:
-        loss = "skipped" if event.loss is None else f"loss {event.loss:.3f}"
+        loss = "skipped" if event.loss is None else f"loss {figure(event.loss, 3)}"
         memory = f"{event.memory / 2**30:.1f} GiB"
         figures = "  ".join(filter(None, (loss, self._score, f"{event.tokens_per_second:,.0f} tok/s", memory)))
         self._advance(f"fold {event.fold}", event.step, self._total_steps, figures)
         now = time.perf_counter()
         if not self._console.is_terminal and now - self._line_at > SECONDS_BETWEEN_LINES:
-            left = duration(event.train_seconds / event.step * (self._total_steps - event.step))
-            self._line("", f"step {event.step}/{self._total_steps}  {figures}  {left} left")
+            left = event.train_seconds / event.step * (self._total_steps - event.step)
+            self._line(f"{event.step}/{self._total_steps}", f"{figures}  {countdown(left)} left")
             self._line_at = now
 
     def _show_evaluation(self, event: Evaluation) -> None:
-        scores = [f"{name} {value:.4f}" for name, value in event.metrics.items() if value is not None]
-        self._line(f"step {event.step}", "  ".join(scores) + ("  (best)" if event.is_best else ""))
-        leading = next((name for name in ("rmse", "accuracy") if event.metrics.get(name) is not None), None)
-        self._score = "" if leading is None else f"{leading} {event.metrics[leading]:.4f}"
+        values = ((name, event.metrics.get(name)) for name in SCORES)
+        scores = [f"{name} {figure(value, 3)}" for name, value in values if value is not None]
+        self._line(f"step {event.step}", "  ".join([*scores, "best"] if event.is_best else scores))
+        self._score = scores[0] if scores else ""
 
     def _advance(self, stage: str, done: int, total: int, figures: str) -> None:
         if stage != self._stage:
@@ -115,7 +117,7 @@ class Display:
 
     def _line(self, head: str, text: str, style: str = "bold") -> None:
         line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_column(width=HEAD_WIDTH, justify="right")
+        line.add_column(min_width=HEAD_WIDTH, justify="right", no_wrap=True)
         line.add_column(overflow="fold")
         line.add_row(Text(head, style=style), Text(text))
         self._console.print(line)
@@ -124,11 +126,9 @@ class Display:
 def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a finished run's result as lines for a person, each with its heading; `metrics` as in `metrics.json`."""
     overall = metrics["overall"]
-    lines = []
-    for when in ("best", "last"):
-        scores = overall[when]
-        shown = [f"{name} {scores[name]:.4f}" for name in metric_names(metrics["task"]) if scores[name] is not None]
-        lines.append((when, "  ".join(shown)))
+    lines = [("", f"{'best':>10}  {'last':>10}")]
+    for name, best in overall["best"].items():
+        lines.append((name, f"{_score(best):>10}  {_score(overall['last'][name]):>10}"))
     phases = (("training", "train"), ("start-up", "startup"), ("evaluation", "evaluation"), ("saving", "checkpoint"))
     parts = ", ".join(f"{word} {duration(overall[f'{phase}_seconds'])}" for word, phase in phases)
     lines.append(("time", f"{duration(overall['total_seconds'])}: {parts}"))
@@ -148,9 +148,30 @@ def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def _score(value: float | None) -> str:
+    return "undefined" if value is None else figure(value, 4)
+
+
+def figure(value: float, digits: int) -> str:
+    """Return a number in `digits` places after the point, fewer where it is large: `0.512`, `12.3`, `12,346`.
+
+    Below 0.1 it has as many digits other than the leading zeros: `0.0123`.
+    """
+    size = abs(value)
+    if 0 < size < 0.1 or size >= 1e9:
+        return f"{value:.{digits}g}"
+    return f"{value:,.{max(0, digits + 1 - len(f'{size:.0f}'))}f}"
+
+
+def countdown(seconds: float) -> str:
+    """Return seconds in the fewest characters: `0:07`, `3:20`, `1:03:20`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as a person reads them: `8.1 s`, `2 min 05 s`, `1 h 04 min`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -141,15 +141,13 @@ def _resolve_kind(task: TaskKind, groups: ArrayLike | None, kind: str) -> FoldKi
             )
         return "group"
     fitting = _KINDS_THAT_FIT[task]
-    if kind == "auto":
-        return fitting[0]
     if kind == "group":
         raise SettingsError(
             "folds.kind is group, but no column says which rows belong together: set data.group, "
             f"or use auto or {' or '.join(fitting)}."
         )
     for fit in fitting:
-        if kind == fit:
+        if kind in ("auto", fit):
             return fit
     raise SettingsError(
         f"folds.kind is {kind}, which does not fit a {task} target: use auto or {' or '.join(fitting)}."

@@ -1,5 +1,8 @@
 """How good predictions are: the metrics of each kind of task, computed by scikit-learn and SciPy."""
 
+import math
+import warnings
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -23,12 +26,12 @@ def metric_names(kind: TaskKind) -> tuple[MetricName, ...]:
 
 
 def default_metric(kind: TaskKind) -> MetricName:
-    """Return the metric that chooses the best evaluation: the task's own loss, in units of the target for regression."""
+    """Return the metric that chooses the best evaluation: the task's loss, in units of the target for regression."""
     return "rmse" if kind == "regression" else "log_loss"
 
 
 def is_better(metric: MetricName, value: float | None, than: float | None) -> bool:
-    """Tell whether `value` beats `than`; None, an undefined metric, never beats anything and is beaten by any number."""
+    """Tell whether `value` beats `than`; None, an undefined metric, beats nothing and is beaten by any number."""
     if value is None or than is None:
         return value is not None
     return value < than if metric in LOWER_IS_BETTER else value > than
@@ -37,21 +40,21 @@ def is_better(metric: MetricName, value: float | None, than: float | None) -> bo
 def compute_metrics(
     kind: TaskKind, targets: NDArray[np.generic], predictions: NDArray[np.float64]
 ) -> dict[str, float | None]:
-    """Return every metric of the task; None where it is not defined (a correlation with a constant, one class only).
+    """Return every metric of the task; None where it is not defined (a correlation with a constant, one class only) or
+    no finite number.
 
     `targets`: [n, K] for regression and multilabel, [n] classes otherwise. `predictions`: [n, K] values, or
     probabilities [n, classes]. Several targets or labels: each metric is the mean over the columns, but `rmse` is the
     root of that mean of squares, and multilabel `accuracy` is the share of rows with every label right. Labels are
     predicted at a probability of 0.5 and more.
     """
-    if kind == "regression":
-        return _regression(targets, predictions)
-    if kind == "multilabel":
-        return _multilabel(targets, predictions)
-    return _classes(targets, predictions)
+    compute = {"regression": _regression, "multilabel": _multilabel}.get(kind, _classes)
+    with np.errstate(over="ignore", invalid="ignore"):  # squares of huge numbers: not finite, so None
+        scores = compute(targets, predictions)
+    return {name: score if score is not None and math.isfinite(score) else None for name, score in scores.items()}
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     defined = [v for v in values if v is not None]
     return float(np.mean(defined)) if defined else None
 
@@ -59,15 +62,24 @@ def _mean(values: list[float | None]) -> float | None:
 def _regression(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> dict[str, float | None]:
     mse = float(sk.mean_squared_error(targets, predictions))
     columns = list(zip(targets.T.astype(np.float64), predictions.T, strict=True))
-    varied = [(t, p) for t, p in columns if np.ptp(t) > 0 and np.ptp(p) > 0]
     return {
         "mse": mse,
         "rmse": mse**0.5,
         "mae": float(sk.mean_absolute_error(targets, predictions)),
-        "r2": _mean([float(sk.r2_score(t, p)) if np.ptp(t) > 0 else None for t, p in columns]),
-        "pearson": _mean([float(stats.pearsonr(t, p).statistic) for t, p in varied]),
-        "spearman": _mean([float(stats.spearmanr(t, p).statistic) for t, p in varied]),
+        "r2": _mean(float(sk.r2_score(t, p)) if np.ptp(t) > 0 else None for t, p in columns),
+        "pearson": _mean(_pearson(t, p) for t, p in columns),
+        "spearman": _mean(_pearson(stats.rankdata(t), stats.rankdata(p)) for t, p in columns),
     }
+
+
+def _pearson(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    """Correlate two columns; None where one is constant, or so nearly that rounding errors decide."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", stats.DegenerateDataWarning)
+        try:
+            return float(stats.pearsonr(one, other).statistic)
+        except stats.DegenerateDataWarning:
+            return None
 
 
 def _classes(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> dict[str, float | None]:
@@ -78,7 +90,7 @@ def _classes(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> 
     if count == 2 and len(present) == 2:
         auc = float(sk.roc_auc_score(targets, predictions[:, 1]))
     elif count > 2:  # one against the rest, over the classes that occur
-        auc = _mean([_auc(targets == c, predictions[:, c]) for c in present])
+        auc = _mean(_auc(targets == c, predictions[:, c]) for c in present)
     return {
         "accuracy": float(sk.accuracy_score(targets, chosen)),
         "f1_macro": float(sk.f1_score(targets, chosen, average="macro", zero_division=0)),
@@ -94,11 +106,11 @@ def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64]) 
     columns = range(truth.shape[1])
     return {
         "accuracy": float((chosen == truth).all(axis=1).mean()),
-        "f1_macro": float(sk.f1_score(truth, chosen, average="macro", zero_division=0)),
+        "f1_macro": _mean(float(sk.f1_score(truth[:, c], chosen[:, c], zero_division=0)) for c in columns),
         "log_loss": _log_loss(np.where(truth == 1, predictions, 1 - predictions)),
-        "roc_auc": _mean([_auc(truth[:, c], predictions[:, c]) for c in columns]),
+        "roc_auc": _mean(_auc(truth[:, c], predictions[:, c]) for c in columns),
         "mcc": _mean(
-            [float(sk.matthews_corrcoef(truth[:, c], chosen[:, c])) if np.ptp(truth[:, c]) else None for c in columns]
+            float(sk.matthews_corrcoef(truth[:, c], chosen[:, c])) if np.ptp(truth[:, c]) else None for c in columns
         ),
     }
 

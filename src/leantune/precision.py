@@ -29,24 +29,28 @@ class Precision:
 
     @contextmanager
     def compute(self) -> Iterator[None]:
-        """Run a block's forward passes in this precision.
+        """Run a block's forward and backward passes in this precision, then go back to the precision before.
 
         Autocast keeps each weight's 16-bit copy until the block ends, so one block around all micro-batches of a step
         casts every weight once a step instead of once a micro-batch.
         """
-        if self.device.type == "cuda":
-            torch.backends.cuda.matmul.fp32_precision = "tf32" if self.name == "tf32" else "ieee"
-        if self.matrix_dtype is torch.float32:
-            yield
-        else:
-            with torch.autocast(self.device.type, dtype=self.matrix_dtype):
+        matmul = torch.backends.cuda.matmul
+        before = matmul.fp32_precision
+        matmul.fp32_precision = "tf32" if self.name == "tf32" else "ieee"
+        try:
+            with torch.autocast(
+                self.device.type, dtype=self.matrix_dtype, enabled=self.matrix_dtype is not torch.float32
+            ):
                 yield
+        finally:
+            matmul.fp32_precision = before
 
 
 def supported_precisions(device: torch.device) -> tuple[PrecisionName, ...]:
     """Return the formats that `device` computes in natively, the fastest last."""
     if device.type == "cuda":
-        # Tensor cores know bf16 and TF32 from compute capability 8.0 (Ampere) on, fp16 from 7.0; Pascal's fp16 works too.
+        # Tensor cores know bf16 and TF32 from compute capability 8.0 (Ampere) on, fp16 from 7.0; Pascal's fp16 works
+        # too.
         ampere = torch.cuda.get_device_capability(device) >= (8, 0)
         return ("fp32", "tf32", "fp16", "bf16") if ampere else ("fp32", "fp16")
     if device.type == "cpu" and _cpu_computes_bf16():

@@ -12,7 +12,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterable
@@ -28,6 +27,9 @@ from numpy.typing import NDArray
 
 from leantune.errors import RunFolderError
 from leantune.events import Checkpoint, Evaluation, FoldStart, Note, TrainStep
+
+ESCAPE = "backslashreplace"
+"""What is done with bytes of a file name that are no UTF-8: they are written as JSON and YAML escape them."""
 
 Recorded = Note | FoldStart | TrainStep | Evaluation | Checkpoint
 
@@ -49,8 +51,12 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         refuse_taken(path)
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._events = (path / "events.jsonl").open("w", encoding="utf-8", buffering=1)  # a line at a time reaches disk
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # A line at a time reaches the disk.
+            self._events = (path / "events.jsonl").open("w", encoding="utf-8", errors=ESCAPE, buffering=1)
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --output") from None
 
     def __enter__(self) -> Self:
         return self
@@ -92,8 +98,8 @@ class RunFolder:
     ) -> None:
         """Write the validation rows' predictions [n, outputs], in the table's row order.
 
-        A single regression target gives a number a row; everything else a list, whose order the file's metadata tell under
-        `labels`: the target columns, or the classes that the probabilities belong to.
+        One output gives a number a row; several give a list, whose order the file's metadata tell under `labels`: the
+        target columns, or the classes that the probabilities belong to.
         """
         prediction = pa.array(predictions[:, 0] if predictions.shape[1] == 1 else predictions.tolist())
         table = pa.table({"row": pa.array(rows), "id": ids, "target": pa.array(targets), "prediction": prediction})
@@ -109,15 +115,18 @@ class RunFolder:
 
 def write_folds(path: Path, ids: pa.Array, folds: NDArray[np.int64]) -> None:
     """Write a CSV file of id,fold: the fold in which each row validates."""
+    names = ids.to_pylist()
+    # Before Python 3.13 the writer leaves a lone carriage return unquoted, which readers take for the end of a line.
+    quote_all = any("\r" in name for name in names)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
     writer.writerow(("id", "fold"))
-    writer.writerows(zip(ids.to_pylist(), folds.tolist(), strict=True))
+    writer.writerows(zip(names, folds.tolist(), strict=True))
     _write(path, text.getvalue())
 
 
 def code_revision() -> str | None:
-    """Return the git commit of leantune's own source, with `-dirty` if it was changed; None for an installed package."""
+    """Return the git commit of leantune's own source, `-dirty` if it was changed; None for an installed package."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -141,5 +150,6 @@ def _json(value: dict[str, Any], indent: int | None = None) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file at once: a reader sees the old one or the new one, never a part."""
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text + ("" if text.endswith("\n") else "\n"), encoding="utf-8")
-    os.replace(beside, path)
+    text += "" if text.endswith("\n") else "\n"
+    beside.write_text(text, encoding="utf-8", errors=ESCAPE, newline="")
+    beside.replace(path)

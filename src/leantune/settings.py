@@ -1,8 +1,10 @@
 """What every stage's settings have in common; each stage declares its own beside the code that reads them."""
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -13,17 +15,17 @@ class Section(BaseModel):
     """Settings of one stage: frozen, keyword-only, and strict about keys.
 
     A key that the section does not have is an error, and so is a key that its other settings make meaningless: nothing
-    that a user sets is accepted and then ignored.
+    that a user sets is accepted and then ignored. Numbers are finite.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     used_only_with: ClassVar[dict[str, tuple[str, frozenset[Any]]]] = {}
     """Setting -> (other setting, its values under which the first is read)."""
 
     @model_validator(mode="after")
     def _no_unused_settings(self) -> "Section":
-        for name in self.used_only_with.keys() & self.unused() & self.model_fields_set:
+        for name in sorted(self.used_only_with.keys() & self.unused() & self.model_fields_set):
             other, values = self.used_only_with[name]
             expected = " or ".join(sorted(map(str, values)))
             raise ValueError(
@@ -41,47 +43,93 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def check(section: type[SectionType], settings: Mapping[str, Any], name: str = "") -> SectionType:
-    """Check the settings of one section, called `name` in messages; raises `SettingsError` that names each wrong one."""
+    """Check the settings of a section, called `name` in messages; raises `SettingsError` that names each wrong one."""
     try:
         return section.model_validate(settings)
     except ValidationError as error:
-        problems = dict.fromkeys(_explain(detail, section, name) for detail in error.errors())  # a union repeats itself
-        raise SettingsError("\n".join(problems)) from None
+        lines = [_explain(detail, section, settings, name) for detail in error.errors()]
+        raise SettingsError("\n".join(dict.fromkeys(lines))) from None  # a union finds the same once for each choice
 
 
-def _explain(detail: Any, section: type[Section], prefix: str) -> str:
+def _explain(detail: Any, section: type[Section], settings: Mapping[str, Any], prefix: str) -> str:
     """Turn one of pydantic's findings into: setting, what was found, what was expected."""
-    model: type[BaseModel] | None = section
     names = [prefix] if prefix else []
-    for part in detail["loc"]:
-        if model is not None and part in model.model_fields:
-            names.append(str(part))
-            model = _section_of(model.model_fields[str(part)].annotation)
-        elif detail["type"] == "extra_forbidden" and part == detail["loc"][-1]:
-            names.append(str(part))
+    kind: Any = section
+    value: Any = settings
+    location = list(detail["loc"])
+    while location and _is_section(kind):  # what is left after that says which type of a union was tried, or which item
+        part = location.pop(0)
+        names.append(str(part))
+        known = kind.model_fields
+        kind = known[part].annotation if part in known else None
+        value = value.get(part) if isinstance(value, Mapping) else None
     name = ".".join(names)
-    match detail["type"]:
-        case "extra_forbidden":
-            known = list(model.model_fields) if model is not None else []
-            near = difflib.get_close_matches(names[-1], known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-            return f"{name}: there is no such setting; {hint}"
-        case "missing":
-            return f"{name}: missing; it has no default"
-        case "value_error":
-            text = detail["msg"].removeprefix("Value error, ")
-            return f"{name}: {text}" if name else text
-        case _:
-            found = repr(detail["input"])
-            return f"{name}: found {found if len(found) < 80 else found[:77] + '...'}; {_lower_first(detail['msg'])}"
+    if detail["type"] == "value_error":
+        return ": ".join(filter(None, (name, detail["msg"].removeprefix("Value error, "))))
+    if kind is None:
+        near = difflib.get_close_matches(names[-1], known, n=1)
+        return f"{name}: there is no such setting; " + (
+            f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        )
+    if detail["type"] == "missing" and not location:
+        return f"{name}: missing; " + (f"it needs {_required(kind)}" if _is_section(kind) else "it has no default")
+    for choice in get_args(kind):
+        if _is_section(choice) and isinstance(value, Mapping) and value and set(value) <= set(choice.model_fields):
+            try:
+                check(choice, value, name)
+            except SettingsError as error:
+                return str(error)
+    return f"{name}: found {_shown(value)}; expected {_expected(detail, kind)}"
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+def _expected(detail: Any, kind: Any) -> str:
+    """Say what pydantic's finding asks for: a value within bounds, or else any that a type has."""
+    message: str = detail["msg"]
+    if detail["type"].startswith(("greater_", "less_", "finite_")):
+        return message.removeprefix("Input should be ")
+    if _is_section(kind):
+        return f"its settings: {', '.join(kind.model_fields)}"
+    *others, last = _values(kind)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _values(kind: Any) -> Iterator[str]:
+    """Describe the values of a type: one text for each choice."""
+    if _is_section(kind):
+        fields = {name: " or ".join(_values(field.annotation)) for name, field in kind.model_fields.items()}
+        yield f"{{{', '.join(f'{name}: {values}' for name, values in fields.items())}}}"
+    elif get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    elif get_origin(kind) is tuple:
+        (item,) = _values(get_args(kind)[0])
+        yield from (item, "a list of these")
+    elif get_origin(kind) is Annotated:
+        yield from _values(get_args(kind)[0])
+    elif kind in _NAMES:
+        yield _NAMES[kind]
+    else:
+        for choice in get_args(kind):
+            yield from _values(choice)
+
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    NoneType: "null",
+}
+
+
+def _required(section: type[Section]) -> str:
+    return ", ".join(name for name, field in section.model_fields.items() if field.is_required())
+
+
+def _is_section(kind: Any) -> TypeGuard[type[Section]]:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."

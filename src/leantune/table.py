@@ -32,7 +32,7 @@ _FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet",
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_CHUNK_ROWS = 50_000
+_CHUNK_ROWS = 10_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
@@ -271,7 +271,7 @@ def _csv_rows(
     # Its limit is one for the whole process, 131,072 characters by default: less than a long document.
     csv.field_size_limit(2**31 - 1)
     records = filter(None, csv.reader(lines, delimiter=delimiter, strict=True))
-    where = "header"
+    row = 0
     try:
         header = next(records, None)
         if header is None:
@@ -285,16 +285,17 @@ def _csv_rows(
             hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
         _check_columns(path, header, columns, hint)
         places = [header.index(name) for name in columns]
-        where = "row 1"
-        for row, fields in enumerate(records, start=1):
+        row = 1
+        for fields in records:
             if len(fields) != len(header):
                 raise TableError(
-                    f"{path}, row {row}: found {len(fields)} fields ({listed(fields, 3)}), expected {len(header)} as "
-                    "in the header; quote a text that holds the delimiter or a line break, and close each quote"
+                    f"{path}, row {row}: found {len(fields)} field{'s' * (len(fields) > 1)} ({listed(fields, 3)}), "
+                    f"expected {len(header)} as in the header; quote a text that holds the delimiter or a line break"
                 )
             yield [fields[place] for place in places]
-            where = f"row {row + 1}"
+            row += 1
     except csv.Error as error:
+        where = f"row {row}" if row else "header"
         found = "a quote that is never closed" if "end of data" in str(error) else f"a stray quote ({error})"
         raise TableError(
             f"{path}, {where}: found {found}, expected a quoted field to end with its second quote; where a quote is "
@@ -305,7 +306,7 @@ def _csv_rows(
 def _json_rows(
     lines: Iterable[str], path: Path, columns: list[str], settings: DataSettings
 ) -> Iterator[Sequence[str | None]]:
-    """Yield the needed cells of each object, numbers as written.
+    """Yield the needed cells of each object: numbers as written, and none for null, NaN and a key that is not there.
 
     The standard library's reader, for pyarrow.json crashes the process on deep nesting.
     """
@@ -362,7 +363,7 @@ def _read_parquet(path: Path, columns: list[str], settings: DataSettings) -> dic
         with (
             pa.input_stream(str(path), compression=compression) as stream,
             # Parquet is read from its end, and a compressed stream has none until it is unpacked.
-            pq.ParquetFile(pa.BufferReader(stream.read()) if compression else path) as file,
+            pq.ParquetFile(pa.BufferReader(stream.read()) if compression else stream) as file,
         ):
             schema = file.schema_arrow
             _check_columns(path, schema.names, columns)
@@ -379,17 +380,14 @@ def _read_parquet(path: Path, columns: list[str], settings: DataSettings) -> dic
                 if settings.limit is not None and count >= settings.limit:
                     break
     except (pa.ArrowException, OSError) as error:
-        raise TableError(
-            f"{path}: found {_one_line(error)}, expected a whole Parquet file of texts and numbers; write it again"
-        ) from None
+        what = f"Parquet in a whole {compression} file" if compression else "a whole Parquet file of texts and numbers"
+        raise TableError(f"{path}: found {_one_line(error)}, expected {what}; write it again") from None
     cells = {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
     return {name: values[: settings.limit] for name, values in cells.items()}
 
 
 def _as_text(values: pa.Array) -> pa.Array:
     """Write scalars as text; NaN becomes null, for both stand for a missing number."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
     if not pa.types.is_floating(values.type):
         return values.cast(pa.large_string())
     missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)

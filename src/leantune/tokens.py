@@ -25,8 +25,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import tokenizers
-import transformers
 from huggingface_hub import is_offline_mode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -205,7 +203,7 @@ def tokenize(
 
 
 def _cache_key(texts: Texts, tokenizer: PreTrainedTokenizerBase) -> str:
-    versions = f"{CACHE_FORMAT} {tokenizers.__version__} {transformers.__version__}"
+    versions = f"{CACHE_FORMAT} {metadata.version('tokenizers')} {metadata.version('transformers')}"
     parts = (versions, tokenizer_fingerprint(tokenizer), *map(_texts_digest, texts))
     return _digest(map(str.encode, parts))
 

@@ -1,0 +1,113 @@
+"""What the tests of training share: rows and tiny encoders ready to train, and small tables to run on."""
+
+import csv
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tiny_encoders import make_texts
+
+from leantune.batch import Rows
+from leantune.config import Config, parse_config
+from leantune.experiment import run
+from leantune.model import Encoder, ModelSettings, load_encoder
+from leantune.precision import Precision
+from leantune.targets import TaskKind
+from leantune.task import Task
+from leantune.tokens import load_tokenizer, tokenize
+from leantune.truncation import TokenSettings, discover_template, truncate
+
+CPU = torch.device("cpu")
+FP32 = Precision(name="fp32", device=CPU)
+LABELS = {
+    "regression": ("score",),
+    "binary": ("no", "yes"),
+    "multiclass": ("bad", "fair", "good"),
+    "multilabel": ("joy", "fear", "love"),
+}
+
+
+def finish(generator: Generator[Any, None, Any]) -> Any:
+    """Run a generator to its end; what it returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def make_task_of(kind: TaskKind) -> Task:
+    return Task(kind=kind, labels=LABELS[kind])
+
+
+def random_targets(kind: TaskKind, count: int, seed: int = 0) -> Any:
+    draw = np.random.default_rng(seed)
+    width = len(LABELS[kind])
+    if kind == "regression":
+        return draw.normal(loc=2.0, size=(count, 1))  # off zero: gradients that cancel out are all rounding
+    if kind == "multilabel":
+        return draw.integers(0, 2, size=(count, width)).astype(np.float64)
+    return np.arange(count) % width
+
+
+def make_rows(folder: Path, kind: TaskKind = "regression", *, texts: list[str], pair: bool = False) -> Rows:
+    """Rows of `texts` (their second texts the same, reversed) with random targets and weights from 0.5 to 2."""
+    tokenizer = load_tokenizer(str(folder))
+    columns = (pa.array(texts), pa.array(texts[::-1]))[: 1 + pair]
+    return Rows(
+        sequences=truncate(
+            finish(tokenize(columns, tokenizer)), discover_template(tokenizer, pair), TokenSettings(max_length=96), 128
+        ),
+        targets=random_targets(kind, len(texts)),
+        weights=np.random.default_rng(1).uniform(0.5, 2.0, len(texts)),
+    )
+
+
+def load_tiny(folder: Path, kind: TaskKind = "regression", *, dropout: float | None = 0.0) -> Encoder:
+    settings = ModelSettings(name=str(folder), dropout=dropout, attention_dropout=dropout)
+    task = make_task_of(kind)
+    return load_encoder(settings, labels=task.labels, problem_type=task.problem_type, device=CPU, seed=0)
+
+
+def write_table(path: Path, *, rows: int = 60, kind: TaskKind = "regression", texts: Iterable[str] | None = None) -> Path:
+    """A CSV file with the columns name, text, other, and one target, or three for multilabel."""
+    texts = list(texts or make_texts(rows, most_words=20))
+    values = random_targets(kind, len(texts))
+    if kind in ("binary", "multiclass"):
+        columns, cells = ["label"], [[LABELS[kind][value]] for value in values]
+    else:
+        columns = list(LABELS[kind])
+        cells = [[f"{value:.3f}" if kind == "regression" else f"{value:.0f}" for value in row] for row in values]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "text", "other", *columns])
+        for i, (text, cell) in enumerate(zip(texts, cells, strict=True)):
+            writer.writerow([f"{i:04d}", text, texts[-1 - i], *cell])
+    return path
+
+
+def tiny_config(data: Path, model: Path, **settings: Any) -> Config:
+    """Settings of a run of seconds; `settings` are dotted names with __ for dots."""
+    nested: dict[str, Any] = {
+        "data": {"path": str(data), "text": "text", "target": "score", "id": "name"},
+        "model": {"name": str(model)},
+        "optimizer": {"epochs": 2, "learning_rate": 1e-3},
+        "batching": {"batch_size": 8},
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    for name, value in settings.items():
+        *parents, last = name.split("__")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return parse_config(nested)
+
+
+def run_all(config: Config, output: Path) -> list[Any]:
+    """Every event of a run."""
+    return list(run(config, output))
