@@ -3,9 +3,9 @@
     python benchmarks/against_article.py DATA --text excerpt --target target --model FOLDER --rows 1000 --seeds 3
 
 For each seed one run of each, in turn and each in a fresh process: the same rows, fold 0, steps, batch size, learning
-rate and tokens (the first max_length). leantune computes in bf16 where the machine has it, and pads a micro-batch to its
-longest text; the plain loop computes in float32 and pads everything to max_length. Prints a table: best validation RMSE of
-each seed, the mean and the spread over seeds, and the ratio of `train_seconds`.
+rate and tokens (the first max_length). leantune computes in bf16 where the machine has it, and pads a micro-batch to
+its longest text; the plain loop computes in float32 and pads everything to max_length. Prints a table: best validation
+RMSE of each seed, the mean and the spread over seeds, and the ratio of `train_seconds`.
 """
 
 import argparse
@@ -85,9 +85,8 @@ def main() -> None:
         scores = [run["rmse"] for run in runs]
         spread = f", standard deviation {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
         peak = statistics.median(run["peak_process_bytes"] for run in runs) / 2**30
-        print(
-            f"{name}: RMSE mean {statistics.mean(scores):.4f}, {min(scores):.4f} to {max(scores):.4f}{spread}; {peak:.1f} GiB"
-        )
+        extent = f"mean {statistics.mean(scores):.4f}, {min(scores):.4f} to {max(scores):.4f}{spread}"
+        print(f"{name}: RMSE {extent}; peak memory {peak:.1f} GiB")
     ratios = [a["train_seconds"] / b["train_seconds"] for a, b in zip(article, leantune, strict=True)]
     print(
         f"train_seconds: {statistics.median(ratios):.2f} times faster (median; {min(ratios):.2f} to {max(ratios):.2f})"

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from tiny_encoders import make_texts
 
 from leantune.batch import Rows
 from leantune.config import Config, parse_config
@@ -19,6 +18,7 @@ from leantune.targets import TaskKind
 from leantune.task import Task
 from leantune.tokens import load_tokenizer, tokenize
 from leantune.truncation import TokenSettings, discover_template, truncate
+from tiny_encoders import make_texts
 
 CPU = torch.device("cpu")
 FP32 = Precision(name="fp32", device=CPU)
@@ -72,7 +72,9 @@ def load_tiny(folder: Path, kind: TaskKind = "regression", *, dropout: float | N
     return load_encoder(settings, labels=task.labels, problem_type=task.problem_type, device=CPU, seed=0)
 
 
-def write_table(path: Path, *, rows: int = 60, kind: TaskKind = "regression", texts: Iterable[str] | None = None) -> Path:
+def write_table(
+    path: Path, *, rows: int = 60, kind: TaskKind = "regression", texts: Iterable[str] | None = None
+) -> Path:
     """A CSV file with the columns name, text, other, and one target, or three for multilabel."""
     texts = list(texts or make_texts(rows, most_words=20))
     values = random_targets(kind, len(texts))
@@ -89,11 +91,11 @@ def write_table(path: Path, *, rows: int = 60, kind: TaskKind = "regression", te
     return path
 
 
-def tiny_config(data: Path, model: Path, **settings: Any) -> Config:
+def tiny_config(path: Path, encoder: Path, /, **settings: Any) -> Config:
     """Settings of a run of seconds; `settings` are dotted names with __ for dots."""
     nested: dict[str, Any] = {
-        "data": {"path": str(data), "text": "text", "target": "score", "id": "name"},
-        "model": {"name": str(model)},
+        "data": {"path": str(path), "text": "text", "target": "score", "id": "name"},
+        "model": {"name": str(encoder)},
         "optimizer": {"epochs": 2, "learning_rate": 1e-3},
         "batching": {"batch_size": 8},
         "precision": "fp32",

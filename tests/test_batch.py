@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
-from tiny_encoders import NAMES, make_texts
 
 from leantune.batch import make_batch
 from leantune.step import accumulate_gradients
+from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
+from tiny_encoders import NAMES, make_texts
 
 TEXTS = ["", "ba", *make_texts(10), " ".join(make_texts(4, most_words=60, seed=2))]
 
@@ -42,9 +42,7 @@ def test_fixed_and_dynamic_padding_and_rows_alone_give_the_same_logits(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fixed_and_dynamic_padding_give_the_same_gradients(
-    tiny_encoder_dir: Callable[[str], Path], name: str
-) -> None:
+def test_fixed_and_dynamic_padding_give_the_same_gradients(tiny_encoder_dir: Callable[[str], Path], name: str) -> None:
     folder = tiny_encoder_dir(name)
     encoder, rows = load_tiny(folder), make_rows(folder, texts=TEXTS)
     encoder.model.train()
@@ -63,9 +61,7 @@ def test_fixed_and_dynamic_padding_give_the_same_gradients(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_changing_one_row_does_not_move_another_rows_output(
-    tiny_encoder_dir: Callable[[str], Path], name: str
-) -> None:
+def test_changing_one_row_does_not_move_another_rows_output(tiny_encoder_dir: Callable[[str], Path], name: str) -> None:
     folder = tiny_encoder_dir(name)
     encoder = load_tiny(folder)
     encoder.model.eval()

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
-from tiny_encoders import make_texts
 
 from leantune.batch import Rows, make_batch
 from leantune.batch_plan import RowsPerMicroBatch, TokensPerMicroBatch, plan_epoch
@@ -17,6 +15,8 @@ from leantune.model import Encoder
 from leantune.optim import OptimizerSettings, make_optimizer
 from leantune.precision import Precision
 from leantune.step import accumulate_gradients, optimizer_step
+from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
+from tiny_encoders import make_texts
 
 TEXTS = make_texts(45)  # a whole step of 32 rows, and an incomplete one of 13
 CUTS = [RowsPerMicroBatch(rows=n) for n in (32, 16, 8, 5)] + [TokensPerMicroBatch(tokens=n) for n in (40, 200, 900)]
@@ -145,7 +145,9 @@ def test_clipping_scales_what_the_optimizer_sees(tiny_encoder_dir: Callable[[str
 
     class Watching(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
-            seen.append(torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"] if p.grad is not None]))
+            seen.append(
+                torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"] if p.grad is not None])
+            )
             return super().step(closure)
 
     optimizer_step(

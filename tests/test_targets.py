@@ -154,6 +154,10 @@ def test_one_number_in_several_spellings_is_one_class():
     assert targets.values.tolist() == [1, 1, 1, 0, 0]
 
 
+def test_the_name_of_a_number_in_several_spellings_does_not_depend_on_the_rows():
+    assert parse(["+1", "01", "0"], "binary").classes == parse(["01", "+1", "0"], "binary").classes == ("0", "+1")
+
+
 def test_whitespace_around_a_label_does_not_make_a_class():
     assert parse(["yes", " yes", "no", "no\t"]).classes == ("no", "yes")
 

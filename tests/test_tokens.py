@@ -181,12 +181,13 @@ def written_in_python(tmp_path: Path) -> Callable[..., Any]:
     return make
 
 
-def test_a_tokenizer_written_in_python_has_a_fingerprint_wherever_it_lies(
-    written_in_python: Callable[..., Any],
+def test_a_tokenizer_written_in_python_has_the_same_fingerprint_wherever_it_lies(
+    written_in_python: Callable[..., Any], tmp_path: Path
 ) -> None:
     one, same = written_in_python("one"), written_in_python("same")
+    in_memory = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), subword_tokenizer_type="character")
     assert not one.is_fast
-    assert tokenizer_fingerprint(one) == tokenizer_fingerprint(same)
+    assert tokenizer_fingerprint(one) == tokenizer_fingerprint(same) == tokenizer_fingerprint(in_memory)
 
 
 def test_the_fingerprint_of_a_tokenizer_written_in_python_tells_all_that_decides(
@@ -276,10 +277,11 @@ def test_a_second_call_reads_the_cache(tokenizer: Any, calls: list[int]) -> None
 
 def test_how_arrow_lays_out_the_texts_does_not_matter(tokenizer: Any, calls: list[int]) -> None:
     longer = ["other", *TEXTS, "other"]
+    no_rows = pa.Array.from_buffers(pa.large_string(), 0, [None, None, pa.py_buffer(b"")])
     for column in (
-        pa.chunked_array([TEXTS[:4], [], TEXTS[4:11], TEXTS[11:]], pa.string()),
+        pa.chunked_array([TEXTS[:4], TEXTS[4:11], TEXTS[11:]], pa.string()),
         pa.chunked_array([pa.array(longer).slice(1, len(TEXTS))]),
-        pa.chunked_array([pa.array(longer, pa.large_string()).slice(1, len(TEXTS))]),
+        pa.chunked_array([pa.array(longer, pa.large_string()).slice(1, len(TEXTS)), no_rows]),
     ):
         tokenized, _ = run(column, tokenizer=tokenizer)
         assert all_ids(tokenized) == all_ids(run(TEXTS, tokenizer=tokenizer)[0])
@@ -350,6 +352,18 @@ def test_a_flipped_byte_anywhere_in_a_cache_file_never_changes_a_token(tokenizer
         assert all_ids(again) == expected, place
         remade += bool(progress)
     assert remade > 100
+
+
+@pytest.mark.parametrize("others", [(TEXTS[:3],), (TEXTS, TEXTS)], ids=["fewer rows", "pairs"])
+def test_a_file_that_cannot_be_of_these_texts_is_made_again(tokenizer: Any, others: tuple[list[str], ...]) -> None:
+    run(TEXTS, tokenizer=tokenizer)
+    (path,) = cache_files()
+    run(*others, tokenizer=tokenizer)
+    (other_path,) = set(cache_files()) - {path}
+    replace_content(path, other_path.read_bytes())
+    again, progress = run(TEXTS, tokenizer=tokenizer)
+    assert progress
+    assert all_ids(again) == bare_ids(tokenizer, TEXTS)
 
 
 def test_two_processes_at_once_leave_one_good_file(tokenizer: Any, calls: list[int]) -> None:

@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from leantune.batch_plan import BatchingSettings
 from leantune.errors import SettingsError
 from leantune.folds import FoldSettings
+from leantune.loop import EvaluationSettings
 from leantune.model import ModelSettings
 from leantune.optim import OptimizerSettings
 from leantune.precision import PrecisionName
 from leantune.settings import Section, check
 from leantune.table import DataSettings
-from leantune.train import EvaluationSettings
 from leantune.truncation import TokenSettings
 
 

@@ -22,8 +22,8 @@ SCORES = ("rmse", "mae", "r2", "pearson", "accuracy", "f1_macro", "log_loss", "r
 class Display:
     """Shows events on a console, standard error by default; a context manager that leaves the terminal in order.
 
-    Where that is no terminal, steps are lines, at most one in ten seconds. Names and texts of the user are shown as they
-    are, never read as rich's markup.
+    Where that is no terminal, steps are lines, at most one in ten seconds. Names and texts of the user are shown as
+    they are, never read as rich's markup.
     """
 
     def __init__(self, console: Console | None = None) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from leantune.display import Display
 from leantune.errors import SettingsError
 from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, Note, Progress, RunEnd, TrainStep
 from leantune.folds import Folds, given_folds, make_folds
+from leantune.loop import Batching, Fold, predict_rows, train_fold
 from leantune.metrics import MetricName, compute_metrics, default_metric, metric_names
 from leantune.model import Encoder, load_encoder, load_weights, model_path, save_model
 from leantune.precision import Precision, make_precision, supported_precisions
@@ -33,12 +34,11 @@ from leantune.tally import Tally
 from leantune.targets import Targets, TaskKind, parse_targets
 from leantune.task import Task, make_task
 from leantune.tokens import TokenizedTexts, check_tokenizer, load_tokenizer, tokenize, tokenizer_fingerprint
-from leantune.train import Batching, Fold, predict_rows, train_fold
 from leantune.truncation import Sequences, discover_template, truncate
 
-# Positions (rows x padded length) that are computed at once where micro_batch is auto. On a CPU a few short sequences
-# stay in the cache; a GPU wants all that fits.
-AUTO_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
+# Positions (rows x padded length) that are computed at once where micro_batch is auto. On a CPU few of them stay in the
+# cache and pad less (benchmarks/micro_batch.py); a GPU wants all that fits.
+AUTO_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
 
 VERSIONED = ("leantune", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "pyarrow", "safetensors")
 
@@ -327,10 +327,10 @@ def train(
 ) -> Run:
     """Fine-tune an encoder on a table of texts; the same as `leantune train`.
 
-    `data`, `text`, `target`, `model` and `fold` are the settings `data.path`, `data.text`, `data.target`, `model.name` and
-    `fold`; `settings` holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML file that all
-    of these override. Writes the run folder `output` and, with `display`, shows progress. Raises `InputError` for what
-    the caller must change, `TrainingError` where training cannot go on.
+    `data`, `text`, `target`, `model` and `fold` are the settings `data.path`, `data.text`, `data.target`, `model.name`
+    and `fold`; `settings` holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML
+    file that all of these override. Writes the run folder `output` and, with `display`, shows progress. Raises
+    `InputError` for what the caller must change, and `TrainingError` where training cannot go on.
     """
     flags = {"data.path": data, "data.text": text, "data.target": target, "model.name": model, "fold": fold}
     given = {name: value for name, value in flags.items() if value is not None}
@@ -387,8 +387,8 @@ def _notes(
     origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
     yield Note(
         about="tokens",
-        text=f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {sequences.max_length} tokens ({origin}) and "
-        f"lose {sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
+        text=f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {sequences.max_length} tokens ({origin}) "
+        f"and lose {sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
         if sequences.truncated_rows
         else f"nothing is cut: up to {sequences.max_length} tokens fit ({origin}), the longest row has "
         f"{int(sequences.lengths.max())}",
@@ -401,8 +401,8 @@ def _notes(
     yield Note(about="precision", text=f"{precision.name} on {precision.device} ({reason})")
     yield Note(
         about="batching",
-        text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {effective.batching.layout} "
-        f"padding, micro-batches of up to {_describe_limit(batching.micro_batch)}",
+        text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, "
+        f"{effective.batching.layout} padding, micro-batches of up to {_describe_limit(batching.micro_batch)}",
     )
 
 

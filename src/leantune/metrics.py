@@ -74,6 +74,8 @@ def _regression(targets: NDArray[np.generic], predictions: NDArray[np.float64]) 
 
 def _pearson(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
     """Correlate two columns; None where one is constant, or so nearly that rounding errors decide."""
+    if len(one) < 2:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("error", stats.DegenerateDataWarning)
         try:

@@ -140,12 +140,12 @@ def load_encoder(
     new = tuple(sorted(report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}))
     _check_weights(settings.name, model, new)
     if settings.gradient_checkpointing:
+        # transformers renames it: the second name is the older one
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         try:
-            model.gradient_checkpointing_enable()
+            enable()
         except ValueError as error:
-            raise ModelError(
-                f"model.gradient_checkpointing: {config.model_type} has none; set it to false, or use smaller micro-batches"
-            ) from error
+            raise ModelError(f"model.gradient_checkpointing: {config.model_type} has none; set it to false") from error
     model.to(device)
     return Encoder(
         model=model,
@@ -218,7 +218,7 @@ def count_training_flops(model: Any) -> FlopCount:
 
     Counted in the model's own forward pass at three lengths: operations are a quadratic in the length for every
     encoder, also for those that share layers. The backward pass costs twice the forward pass. Padding is not counted:
-    these are the operations that cannot be avoided. (A local attention counts as a full one, which is how it is computed.)
+    these are the operations that cannot be avoided. (A local attention counts as a full one, as it is computed.)
     """
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # as matrix products: not every kernel is known to the counter

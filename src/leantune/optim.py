@@ -34,8 +34,9 @@ class OptimizerSettings(Section):
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
     """Return fused AdamW over the model's parameters.
 
-    Only matrices of layers decay (Loshchilov and Hutter, 2019, arXiv 1711.05101). Biases and norms are vectors; the rows
-    of an embedding are excepted too, since a decay would move the rows of words that the training texts do not have.
+    Only matrices of layers decay (Loshchilov and Hutter, 2019, arXiv 1711.05101). Biases and norms are vectors; the
+    rows of an embedding are excepted too, since a decay would move the rows of words that the training texts do not
+    have.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     decayed: list[nn.Parameter] = []

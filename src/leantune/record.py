@@ -68,7 +68,10 @@ class RunFolder:
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write the effective settings."""
-        _write(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML writes these as they are, and reads line breaks
+            text = yaml.safe_dump(settings, sort_keys=False)
+        _write(self.path / "config.yaml", text)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write what the run ran on."""

@@ -49,9 +49,9 @@ class Targets:
         """Return how the targets of some rows are spread, in a few words for the user."""
         if self.kind in {"binary", "multiclass"}:
             counts = np.bincount(self.values[rows].astype(np.int64), minlength=len(self.classes))
-            return listed([f"{name}: {count:,}" for name, count in zip(self.classes, counts, strict=True)], 6)
+            return ", ".join(f"{name}: {count:,}" for name, count in zip(self.classes[:6], counts, strict=False))
         means = self.values[rows].mean(axis=0)
-        return "mean " + listed([f"{name} {mean:.3g}" for name, mean in zip(self.columns, means, strict=True)], 6)
+        return "mean " + ", ".join(f"{name} {mean:.3g}" for name, mean in zip(self.columns[:6], means, strict=False))
 
 
 def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:

@@ -188,7 +188,7 @@ def truncate(tokenized: TokenizedTexts, template: Template, settings: TokenSetti
 
     `limit` is the most tokens that the model takes, special tokens included. The texts of a pair share what remains
     beside the special tokens, longest first: the longer is cut down to the other's length, then both evenly, an odd
-    token going to the first. Vectorised: 10 million rows take well under a second.
+    token going to the first. Vectorised: 10 million pairs take a second.
 
     Raises SettingsError where `max_length` is beyond the limit, or too short for one token of each text.
     """

@@ -1,0 +1,191 @@
+"""The commands: what they print, what they write, and the exit code."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leantune import cli
+from leantune.demo import free_folder
+from small_runs import write_table
+
+
+@pytest.fixture
+def leantune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["leantune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, *capsys.readouterr()
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "train.csv")
+
+
+def train_arguments(data: Path, model: Path, output: Path) -> list[object]:
+    arguments: list[object] = [
+        "train",
+        data,
+        "--text",
+        "text",
+        "--target",
+        "score",
+        "--model",
+        model,
+        "--output",
+        output,
+    ]
+    return [*arguments, "--set", "optimizer.epochs=1", "--set", "batching.batch_size=8", "--set", "device=cpu"]
+
+
+def test_train_writes_a_run_and_prints_where(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    code, out, err = leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"))
+    assert code == 0
+    assert out.strip() == str(tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["overall"]["optimizer_steps"] == 6
+    assert "rmse" in err
+
+
+def test_the_parts_of_a_commands_time_add_up_to_the_whole_process(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "leantune", *train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run")]
+    start = time.perf_counter()
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    whole = time.perf_counter() - start
+    overall = json.loads((tmp_path / "run" / "metrics.json").read_text())["overall"]
+    # Leaving the process takes a moment that it cannot write down any more.
+    assert 0.75 * whole <= overall["total_seconds"] <= whole + 0.05
+
+
+def test_options_win_over_the_file_and_set_wins_over_options(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "settings.yaml").write_text("seed: 1\nfold: 1\nfolds: {count: 4}\n")
+    arguments = train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run")
+    code, _, _ = leantune(*arguments, "--config", tmp_path / "settings.yaml", "--fold", 2, "--set", "seed=7")
+    assert code == 0
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert "\nseed: 7" in text
+    assert "\nfold: 2" in text
+    assert "count: 4" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--set", "optimizer.epoch=1"], "did you mean epochs?"),
+        (["--set", "optimizer.epochs"], "key.sub=value"),
+        (["--fold", "first"], "fold"),
+        (["--text", "nothing"], "nothing"),
+        (["--config", "no.yaml"], "no.yaml"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_code_2(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, change: list[str], message: str
+) -> None:
+    code, _, err = leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"), *change)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_data_or_model_says_what_is_missing(leantune: Any, tmp_path: Path) -> None:
+    code, _, err = leantune("train", "--output", tmp_path / "run")
+    assert code == 2
+    assert "data" in err
+    assert "model" in err
+
+
+def test_an_interrupted_run_leaves_with_128_and_the_signal(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    arguments = train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run")
+    command = [sys.executable, "-m", "leantune", *arguments, "--set", "optimizer.epochs=100000"]
+    process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    events = tmp_path / "run" / "events.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (events.exists() and '"step"' in events.read_text()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in err
+    assert "Traceback" not in err
+
+
+def test_folds_writes_the_fold_of_every_row(leantune: Any, data: Path, tmp_path: Path) -> None:
+    code, out, _ = leantune("folds", data, "--target", "score", "--id", "name", "--output", tmp_path / "folds.csv")
+    assert code == 0
+    with (tmp_path / "folds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [f"{i:04d}" for i in range(60)]
+    assert {row["fold"] for row in rows} == set("01234")
+    assert "fold 4: 12 rows" in out
+
+
+def test_a_run_may_take_its_folds_from_the_table(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    leantune("folds", data, "--target", "score", "--output", tmp_path / "folds.csv", "--count", 3, "--seed", 5)
+    folds = [line.split(",")[1] for line in (tmp_path / "folds.csv").read_text().splitlines()]
+    lines = data.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "with.csv").write_text("\n".join(f"{line},{fold}" for line, fold in zip(lines, folds, strict=True)))
+    arguments = train_arguments(tmp_path / "with.csv", tiny_encoder_dir("bert"), tmp_path / "run")
+    code, _, _ = leantune(*arguments, "--set", "data.fold=fold", "--fold", 2)
+    assert code == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["folds"]["2"]["validation_rows"] == folds.count("2")
+
+
+def test_folds_never_overwrites_the_table(leantune: Any, data: Path) -> None:
+    before = data.read_bytes()
+    code, _, err = leantune("folds", data, "--target", "score", "--output", data)
+    assert code == 2
+    assert "the table itself" in err
+    assert data.read_bytes() == before
+
+
+def test_version_and_help_answer_without_heavy_imports() -> None:
+    heavy = {"torch", "transformers", "numpy", "pydantic"}
+    probe = f"import sys; from leantune import cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-m", "leantune", option], capture_output=True, text=True, check=True)
+        assert "leantune" in done.stdout
+
+
+def test_help_fits_80_columns() -> None:
+    for command in ([], ["train"], ["folds"], ["demo"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "leantune", *command, "--help"], capture_output=True, text=True, check=True
+        )
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_demo_takes_the_next_free_folder(tmp_path: Path) -> None:
+    assert free_folder(tmp_path / "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo-2").mkdir()
+    assert free_folder(tmp_path / "demo") == tmp_path / "demo-3"

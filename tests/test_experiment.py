@@ -1,0 +1,301 @@
+"""Whole runs, from a file to a run folder."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import leantune
+from leantune.config import load_config
+from leantune.device import resolve_device
+from leantune.errors import DeviceError, InputError, ModelError, SettingsError, TableError
+from leantune.events import Evaluation, Note, RunEnd
+from leantune.metrics import compute_metrics
+from leantune.precision import supported_precisions
+from small_runs import LABELS, run_all, tiny_config, write_table
+from tiny_encoders import NAMES, make_texts
+
+QUALITY = ("best", "last", "optimizer_steps", "skipped_steps", "rows", "tokens", "padding_fraction")
+needs_bf16 = pytest.mark.skipif(
+    "bf16" not in supported_precisions(resolve_device("cpu")), reason="this processor does not compute bf16"
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "train.csv")
+
+
+@pytest.fixture
+def bert(tiny_encoder_dir: Callable[[str], Path]) -> Path:
+    return tiny_encoder_dir("bert")
+
+
+def metrics_of(run: Path) -> Any:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def predictions_of(run: Path, fold: int = 0) -> Any:
+    return pq.read_table(run / f"fold_{fold}" / "predictions.parquet").to_pydict()
+
+
+def test_a_run_writes_the_folder_of_the_contract(data: Path, bert: Path, tmp_path: Path) -> None:
+    events = run_all(tiny_config(data, bert), tmp_path / "run")
+    assert isinstance(events[-1], RunEnd)
+    files = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert files >= {
+        "config.yaml",
+        "environment.json",
+        "events.jsonl",
+        "metrics.json",
+        "fold_0/predictions.parquet",
+        "fold_0/model/config.json",
+        "fold_0/model/model.safetensors",
+        "fold_0/model/tokenizer.json",
+    }
+    assert not any("tmp" in name for name in files)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert {"versions", "device", "processor", "code_revision", "data_sha256", "tokenizer_sha256"} <= set(environment)
+    overall = metrics_of(tmp_path / "run")["overall"]
+    expected = "best last optimizer_steps rows tokens padding_fraction tokens_per_second model_flops_utilization "
+    expected += "train_seconds startup_seconds evaluation_seconds checkpoint_seconds total_seconds "
+    expected += "peak_device_bytes peak_process_bytes"
+    assert set(expected.split()) <= set(overall)
+    assert set(overall["best"]) == {"mse", "rmse", "mae", "r2", "pearson", "spearman"}
+
+
+def test_the_parts_of_the_time_add_up_to_the_whole(data: Path, bert: Path, tmp_path: Path) -> None:
+    overall = run_all(tiny_config(data, bert), tmp_path / "run")[-1].metrics["overall"]
+    parts = sum(overall[f"{phase}_seconds"] for phase in ("train", "startup", "evaluation", "checkpoint"))
+    assert parts == pytest.approx(overall["total_seconds"], rel=0.02)
+    assert all(overall[f"{phase}_seconds"] > 0 for phase in ("train", "startup", "evaluation", "checkpoint"))
+
+
+def test_predictions_are_the_validation_rows_in_the_tables_order(data: Path, bert: Path, tmp_path: Path) -> None:
+    run_all(tiny_config(data, bert, data__fold=None), tmp_path / "run")
+    predictions = predictions_of(tmp_path / "run")
+    lines = data.read_text(encoding="utf-8").splitlines()[1:]
+    assert predictions["row"] == sorted(predictions["row"])
+    assert predictions["id"] == [f"{row:04d}" for row in predictions["row"]]
+    assert predictions["target"] == [float(lines[row].rsplit(",", 1)[1]) for row in predictions["row"]]
+    scores = compute_metrics(
+        "regression", np.array(predictions["target"])[:, None], np.array(predictions["prediction"])[:, None]
+    )
+    best = metrics_of(tmp_path / "run")["overall"]["best"]
+    assert best == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_transformers_repeats_the_predictions(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, name: str, precision: str
+) -> None:
+    settings = {"precision": precision, "optimizer__epochs": 1, "tokens__max_length": 128}
+    run_all(tiny_config(data, tiny_encoder_dir(name), **settings), tmp_path / "run")
+    folder = tmp_path / "run" / "fold_0" / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    predictions = predictions_of(tmp_path / "run")
+    texts = read_texts(data, predictions["row"])
+    with torch.inference_mode():
+        logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits[:, 0]
+    np.testing.assert_allclose(logits.numpy(), predictions["prediction"], rtol=0, atol=1e-5)
+    assert np.std(predictions["prediction"]) > 1e-3
+
+
+def read_texts(data: Path, rows: list[int]) -> list[str]:
+    with data.open(newline="", encoding="utf-8") as file:
+        texts = [line["text"] for line in csv.DictReader(file)]
+    return [texts[row] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_classes_and_labels_are_trained_with_probabilities_to_show(bert: Path, tmp_path: Path, kind: Any) -> None:
+    data = write_table(tmp_path / "train.csv", kind=kind)
+    target = list(LABELS[kind]) if kind == "multilabel" else ["label"]
+    metrics = run_all(tiny_config(data, bert, data__target=target), tmp_path / "run")[-1].metrics
+    assert metrics["task"] == kind
+    assert set(metrics["overall"]["best"]) == {"accuracy", "f1_macro", "log_loss", "roc_auc", "mcc"}
+    predictions = predictions_of(tmp_path / "run")
+    probabilities = np.array(predictions["prediction"])
+    assert probabilities.shape == (12, len(LABELS[kind]))
+    if kind == "multilabel":
+        assert {value for row in predictions["target"] for value in row} <= {0.0, 1.0}
+    else:
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+        assert set(predictions["target"]) <= set(LABELS[kind])
+    config = json.loads((tmp_path / "run" / "fold_0" / "model" / "config.json").read_text())
+    assert tuple(config["id2label"].values()) == tuple(sorted(LABELS[kind]) if kind != "multilabel" else LABELS[kind])
+
+
+def test_pairs_several_targets_weights_and_groups_train(bert: Path, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    texts = make_texts(40)
+    draw = np.random.default_rng(0)
+    rows = [
+        {
+            "a": text,
+            "b": texts[-1 - i],
+            "x": float(draw.normal()),
+            "y": float(draw.normal()),
+            "w": 1 + i % 2,
+            "g": i // 4,
+        }
+        for i, text in enumerate(texts)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = tiny_config(
+        data, bert, data={"path": str(data), "text": ["a", "b"], "target": ["x", "y"], "weight": "w", "group": "g"}
+    )
+    run_all(config, tmp_path / "run")
+    predictions = predictions_of(tmp_path / "run")
+    assert np.array(predictions["prediction"]).shape == (len(predictions["row"]), 2)
+    groups = {row // 4 for row in predictions["row"]}
+    assert sorted(predictions["row"]) == sorted(4 * group + i for group in groups for i in range(4))
+
+
+def test_all_folds_predict_every_row_once(data: Path, bert: Path, tmp_path: Path) -> None:
+    settings = {"fold": "all", "folds__count": 3, "optimizer__epochs": 1}
+    metrics = run_all(tiny_config(data, bert, **settings), tmp_path / "run")[-1].metrics
+    rows = [row for fold in range(3) for row in predictions_of(tmp_path / "run", fold)["row"]]
+    assert sorted(rows) == list(range(60))
+    assert list(metrics["folds"]) == ["0", "1", "2"]
+    assert metrics["overall"]["optimizer_steps"] == sum(f["optimizer_steps"] for f in metrics["folds"].values())
+    assert metrics["overall"]["train_seconds"] == pytest.approx(
+        sum(f["train_seconds"] for f in metrics["folds"].values()), rel=0.01
+    )
+
+
+def test_a_fold_is_the_same_alone_and_among_all(data: Path, bert: Path, tmp_path: Path) -> None:
+    run_all(tiny_config(data, bert, fold="all", folds__count=3), tmp_path / "all")
+    run_all(tiny_config(data, bert, fold=2, folds__count=3), tmp_path / "one")
+    assert predictions_of(tmp_path / "all", 2) == predictions_of(tmp_path / "one", 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+def test_the_same_settings_twice_give_identical_predictions_and_metrics(
+    data: Path, bert: Path, tmp_path: Path, precision: str
+) -> None:
+    config = tiny_config(data, bert, precision=precision, model={"name": str(bert), "dropout": 0.1})
+    first, second = (run_all(config, tmp_path / name)[-1].metrics["overall"] for name in ("a", "b"))
+    assert {key: first[key] for key in QUALITY} == {key: second[key] for key in QUALITY}
+    files = [tmp_path / name / "fold_0" / "predictions.parquet" for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    weights = [tmp_path / name / "fold_0" / "model" / "model.safetensors" for name in ("a", "b")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_effective_settings_repeat_the_run(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, bert, precision="auto", batching__layout="auto", tokens__max_length="auto")
+    run_all(config, tmp_path / "a")
+    text = (tmp_path / "a" / "config.yaml").read_text()
+    effective = yaml.safe_load(text)
+    assert "auto" not in text
+    assert effective["tokens"]["max_length"] == 128
+    assert effective["data"]["task"] == "regression"
+    run_all(load_config(tmp_path / "a" / "config.yaml", {}), tmp_path / "b")
+    assert predictions_of(tmp_path / "a") == predictions_of(tmp_path / "b")
+    assert (tmp_path / "b" / "config.yaml").read_text() == text
+
+
+def test_the_best_weights_are_kept_when_later_ones_are_worse(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        data,
+        bert,
+        optimizer={"epochs": 8, "learning_rate": 0.02, "schedule": "constant"},
+        evaluation__every={"steps": 3},
+    )
+    events = run_all(config, tmp_path / "run")
+    scores = {event.step: event.metrics["rmse"] for event in events if isinstance(event, Evaluation)}
+    result = metrics_of(tmp_path / "run")["folds"]["0"]
+    assert result["best"]["step"] == min(scores, key=lambda step: scores[step])
+    assert result["best"]["step"] < result["last"]["step"]
+    assert result["best"]["rmse"] == pytest.approx(min(scores.values()))
+    predictions = predictions_of(tmp_path / "run")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "fold_0" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "fold_0" / "model")
+    with torch.inference_mode():
+        texts = tokenizer(read_texts(data, predictions["row"]), padding=True, truncation=True, return_tensors="pt")
+        logits = model(**texts).logits[:, 0]
+    np.testing.assert_allclose(logits.numpy(), predictions["prediction"], rtol=0, atol=1e-5)
+
+
+@needs_bf16
+def test_a_16_bit_runs_metrics_are_those_of_the_saved_float32_weights(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        data,
+        bert,
+        precision="bf16",
+        optimizer={"epochs": 8, "learning_rate": 0.02, "schedule": "constant"},
+        evaluation__every={"steps": 3},
+    )
+    run_all(config, tmp_path / "run")
+    result = metrics_of(tmp_path / "run")["folds"]["0"]
+    assert result["best"]["step"] < result["last"]["step"]
+    predictions = predictions_of(tmp_path / "run")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "fold_0" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "fold_0" / "model")
+    with torch.inference_mode():
+        texts = tokenizer(read_texts(data, predictions["row"]), padding=True, truncation=True, return_tensors="pt")
+        logits = model(**texts).logits[:, 0]
+    np.testing.assert_allclose(logits.numpy(), predictions["prediction"], rtol=0, atol=1e-5)
+
+
+def test_what_is_cut_is_told_before_training(data: Path, bert: Path, tmp_path: Path) -> None:
+    events = run_all(tiny_config(data, bert, tokens__max_length=16), tmp_path / "run")
+    notes = {event.about: event.text for event in events if isinstance(event, Note)}
+    assert "longer than 16 tokens (as set)" in notes["tokens"]
+    assert "% of all tokens" in notes["tokens"]
+    assert "regression" in notes["task"]
+
+
+def test_a_taken_folder_stays_as_it_is(data: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="another --output"):
+        run_all(tiny_config(data, bert), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"data__target": "scores"}, TableError, "'score'"),
+        ({"fold": 5}, SettingsError, "0 to 4"),
+        ({"folds__count": 100}, TableError, "60 rows"),
+        ({"evaluation__metric": "accuracy"}, SettingsError, "rmse"),
+        ({"tokens__max_length": 500}, SettingsError, "128"),
+        ({"precision": "fp16"}, DeviceError, "fp32"),
+        ({"device": "cuda:9"}, DeviceError, "cpu"),
+        ({"model": {"name": "nobody/nothing"}}, ModelError, "nobody/nothing"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(
+    data: Path, bert: Path, tmp_path: Path, settings: Any, error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run_all(tiny_config(data, bert, **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_python_interface_trains_as_the_command_does(data: Path, bert: Path, tmp_path: Path) -> None:
+    run = leantune.train(
+        data,
+        text="text",
+        target="score",
+        model=str(bert),
+        output=tmp_path / "run",
+        settings={"optimizer.epochs": 1, "batching.batch_size": 8},
+        display=False,
+    )
+    assert run.folder == tmp_path / "run"
+    assert run.metrics == metrics_of(tmp_path / "run")
+    assert run.metrics["overall"]["optimizer_steps"] == 6
