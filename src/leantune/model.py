@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,9 +43,9 @@ class ModelSettings(Section):
     """A folder, a hub name, or `demo`: the small encoder of the extra `demo`."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; null is its main branch."""
-    dropout: float | None = None
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     """Probability of dropping a hidden value, also before the head; null is the model's own."""
-    attention_dropout: float | None = None
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
     """Probability of dropping an attention weight; null is the model's own."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
@@ -57,8 +58,8 @@ FlopCount = Callable[[NDArray[np.int32]], float]
 class Encoder:
     """A model ready to train, with what the batches must know of it."""
 
-    model: nn.Module
-    """`transformers` model for sequence classification, float32, on its device."""
+    model: Any
+    """`transformers.PreTrainedModel` (which has no types) for sequence classification, float32, on its device."""
     position_limit: int | None
     """Longest sequence in tokens that the position embeddings allow; None where there is no limit."""
     vocabulary_size: int
@@ -80,7 +81,7 @@ class Encoder:
 
     @property
     def _takes_ready_mask(self) -> bool:
-        config: Any = self.model.config
+        config = self.model.config
         return config.model_type in READY_MASK_TYPES and config._attn_implementation == "sdpa"
 
     @property
