@@ -184,6 +184,12 @@ def test_a_step_of_a_long_run_on_a_large_machine_still_fits_in_one_line(every_st
     assert len(line) <= 80
 
 
+def test_a_heading_that_is_wider_than_its_column_stays_in_one_line(every_step):
+    start = FoldStart(fold=0, training_rows=800, validation_rows=200, total_steps=234567)
+    *_, line = lines([start, step(123456, train_seconds=123456.0)])
+    assert line == "123456/234567  loss 0.346  12,346 tok/s  3.0 GiB  30:51:51 left"
+
+
 def test_a_skipped_step_says_so_instead_of_a_loss(every_step):
     assert "skipped  12,346 tok/s" in lines([step(1, loss=None, skipped=True, gradient_norm=None)])[-1]
 
@@ -235,6 +241,11 @@ def test_markup_in_a_text_is_shown_as_it_is_in_a_terminal():
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
+def what_remains(text: str) -> str:
+    """Return what was written after the last line was erased."""
+    return without_control(text.rsplit("\x1b[2K", maxsplit=1)[-1]).strip()
+
+
 def cursor_is_shown(text: str) -> bool:
     return text.rfind(SHOW) > text.rfind(HIDE) >= 0
 
@@ -243,7 +254,7 @@ def test_a_terminal_is_left_with_its_cursor():
     assert cursor_is_shown(shown(one_run(REGRESSION), terminal=True))
 
 
-def test_a_terminal_is_left_with_its_cursor_after_an_error_too():
+def test_a_terminal_is_left_with_its_cursor_and_without_a_bar_after_an_error_too():
     file = io.StringIO()
     console = Console(file=file, width=80, force_terminal=True, _environ={})
 
@@ -255,14 +266,16 @@ def test_a_terminal_is_left_with_its_cursor_after_an_error_too():
     with pytest.raises(ZeroDivisionError):
         run()
     assert cursor_is_shown(file.getvalue())
+    assert what_remains(file.getvalue()) == ""
 
 
 def test_the_bar_of_each_fold_is_drawn_and_nothing_of_it_remains():
     text = shown(one_run(REGRESSION, folds=2), terminal=True)
-    for fold in (0, 1):
-        assert re.search(rf"fold {fold} .*\d+/50", without_control(text))
-    *_, remains = text.split("\x1b[2K")  # erases the line
-    assert without_control(remains).strip() == ""
+    first, second = (re.search(rf"fold {fold} .*\d+/50", without_control(text)) for fold in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert not re.search(r"fold 0 .*\d+/50", without_control(text)[second.end() :])
+    assert what_remains(text) == ""
 
 
 def test_a_terminal_shows_the_same_lines_but_for_the_steps():

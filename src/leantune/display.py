@@ -117,7 +117,7 @@ class Display:
 
     def _line(self, head: str, text: str, style: str = "bold") -> None:
         line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_column(min_width=HEAD_WIDTH, justify="right", no_wrap=True)
+        line.add_column(min_width=HEAD_WIDTH, justify="right")
         line.add_column(overflow="fold")
         line.add_row(Text(head, style=style), Text(text))
         self._console.print(line)

@@ -58,7 +58,7 @@ def learning_rate_at(step: int, total_steps: int, settings: OptimizerSettings) -
     """
     warmup_steps = round(settings.warmup_fraction * total_steps)
     if step < warmup_steps:
-        return settings.learning_rate * (step + 1) / warmup_steps
+        return settings.learning_rate * ((step + 1) / warmup_steps)
     if settings.schedule == "constant":
         return settings.learning_rate
     done = (step - warmup_steps) / (total_steps - warmup_steps)

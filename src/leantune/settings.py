@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, ClassVar, Literal, TypeGuard, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -103,8 +103,6 @@ def _values(kind: Any) -> Iterator[str]:
     elif get_origin(kind) is tuple:
         (item,) = _values(get_args(kind)[0])
         yield from (item, "a list of these")
-    elif get_origin(kind) is Annotated:
-        yield from _values(get_args(kind)[0])
     elif kind in _NAMES:
         yield _NAMES[kind]
     else:
