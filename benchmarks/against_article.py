@@ -46,7 +46,7 @@ def run_leantune(options: argparse.Namespace, seed: int) -> dict[str, float]:
             settings["data.limit"] = options.rows
         for name, value in settings.items():
             command += ["--set", f"{name}={value}"]
-        subprocess.run([str(part) for part in command], check=True)
+        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["overall"]
     return metrics | {"rmse": metrics["best"]["rmse"], "steps": metrics["optimizer_steps"]}
 

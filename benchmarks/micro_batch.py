@@ -2,9 +2,9 @@
 
     python benchmarks/micro_batch.py DATA --text text --target V --model FOLDER --rows 2000 --max-length 128
 
-Every limit trains on the same steps of 32 rows, in turn, several rounds; the first round warms up. Prints the median and the
-range of seconds a step, and the share of computed positions that is padding. `AUTO_TOKENS` and `AUTO_ROWS` in
-`leantune.experiment` rest on it.
+Every limit trains on the same steps of 32 rows, in turn, several rounds; the first round warms up. Prints the median
+and the range of seconds a step, and the share of computed positions that is padding. `AUTO_TOKENS` in
+`leantune.preparation` rests on it.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from leantune.batch import Rows, make_batch
 from leantune.batch_plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch, computed_tokens, plan_epoch
 from leantune.config import parse_config
 from leantune.device import resolve_device, synchronize
-from leantune.experiment import _prepare
 from leantune.optim import make_optimizer
 from leantune.precision import make_precision
+from leantune.preparation import prepare
 from leantune.step import optimizer_step
 
 
@@ -52,7 +52,7 @@ def main() -> None:
             "tokens": {"max_length": options.max_length or "auto"},
         }
     )
-    preparing = _prepare(config, precision)
+    preparing = prepare(config, precision)
     while True:
         try:
             next(preparing)

@@ -4,12 +4,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # both are read when the library is imported
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 # Tiny encoders have no work for two threads, and threads of several test processes wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long an example takes depends on the machine; no test says anything about time.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
@@ -38,7 +38,6 @@ what_it_costs = st.fixed_dictionaries(
     {"micro_batch": limits, "fixed_length": fixed_lengths, "world_size": st.integers(1, 9)}
 )
 plain = {"micro_batch": RowsPerMicroBatch(rows=8), "fixed_length": None}
-any_machine = settings(deadline=None)
 
 
 def rows_by_step(plan: EpochPlan) -> list[list[int]]:
@@ -63,7 +62,6 @@ def cut(rows, lengths, limit, fixed_length):
     return micro_batches
 
 
-@any_machine
 @given(tables, what_is_learned, what_it_costs)
 def test_a_step_is_batch_size_rows_and_every_row_is_in_one_step(lengths, learned, costs):
     steps = rows_by_step(plan := plan_epoch(lengths, **learned, **costs))
@@ -72,13 +70,11 @@ def test_a_step_is_batch_size_rows_and_every_row_is_in_one_step(lengths, learned
     assert len(steps) == len(plan) == -(-len(lengths) // learned["batch_size"])
 
 
-@any_machine
 @given(tables, what_is_learned, what_it_costs, what_it_costs)
 def test_what_a_step_is_made_of_does_not_depend_on_micro_batches_layout_or_ranks(lengths, learned, one, other):
     assert rows_by_step(plan_epoch(lengths, **learned, **one)) == rows_by_step(plan_epoch(lengths, **learned, **other))
 
 
-@any_machine
 @given(tables, what_is_learned, what_it_costs)
 def test_the_ranks_of_a_step_share_its_rows_and_its_tokens_evenly(lengths, learned, costs):
     plan = plan_epoch(lengths, **learned, **costs)
@@ -91,7 +87,6 @@ def test_the_ranks_of_a_step_share_its_rows_and_its_tokens_evenly(lengths, learn
         assert np.ptp([lengths[hand].sum() for hand in hands]) <= lengths[steps[0].rows].max()
 
 
-@any_machine
 @given(tables, what_is_learned, what_it_costs)
 def test_a_rank_sorts_its_rows_and_cuts_them_where_the_plain_loop_does(lengths, learned, costs):
     plan = plan_epoch(lengths, **learned, **costs)
@@ -103,7 +98,6 @@ def test_a_rank_sorts_its_rows_and_cuts_them_where_the_plain_loop_does(lengths, 
             assert micro_batches == cut(rows, lengths, costs["micro_batch"], costs["fixed_length"])
 
 
-@any_machine
 @given(tables, what_is_learned, what_it_costs)
 def test_no_micro_batch_is_empty_or_above_its_limit(lengths, learned, costs):
     for rows in plan_epoch(lengths, **learned, **costs).micro_batches:
@@ -115,7 +109,6 @@ def test_no_micro_batch_is_empty_or_above_its_limit(lengths, learned, costs):
                 assert len(rows) == 1 or len(rows) * (costs["fixed_length"] or lengths[rows].max()) <= most
 
 
-@any_machine
 @given(tables, what_is_learned, what_it_costs, st.data())
 def test_a_plan_can_be_taken_up_at_any_step(lengths, learned, costs, data):
     plan = plan_epoch(lengths, **learned, **costs)
@@ -127,7 +120,6 @@ def test_a_plan_can_be_taken_up_at_any_step(lengths, learned, costs, data):
     assert [[m.tolist() for m in micro] for micro in rest] == [[m.tolist() for m in micro] for micro in whole[start:]]
 
 
-@any_machine
 @given(tables, what_is_learned, what_it_costs)
 def test_computed_tokens_are_rows_times_padded_length(lengths, learned, costs):
     micro_batches = plan_epoch(lengths, **learned, **costs).micro_batches
@@ -137,7 +129,6 @@ def test_computed_tokens_are_rows_times_padded_length(lengths, learned, costs):
     )
 
 
-@any_machine
 @given(tables, limits, fixed_lengths)
 def test_an_evaluation_takes_every_row_once_the_longest_first_and_cuts_like_a_step(lengths, limit, fixed_length):
     plan = plan_evaluation(lengths, micro_batch=limit, fixed_length=fixed_length)
@@ -148,7 +139,6 @@ def test_an_evaluation_takes_every_row_once_the_longest_first_and_cuts_like_a_st
     assert result.tolist() == lengths.tolist()
 
 
-@any_machine
 @given(tables, tables, words, words, st.integers(1, 40))
 def test_the_random_order_does_not_look_at_the_lengths(lengths, others, seed, epoch, batch_size):
     size = min(len(lengths), len(others))
@@ -157,7 +147,6 @@ def test_the_random_order_does_not_look_at_the_lengths(lengths, others, seed, ep
     assert rows_by_step(one) == rows_by_step(other)
 
 
-@any_machine
 @given(arrays(np.int64, st.integers(0, 700), elements=st.integers(1, LONGEST)), words, st.integers(1, 6))
 def test_uniform_length_shuffles_steps_cut_from_sorted_pools_of_fifty(lengths, seed, batch_size):
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, 3))))

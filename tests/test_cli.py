@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from leantune import cli
-from leantune.demo import free_folder
+from leantune.example import free_folder
 from small_runs import write_table
 
 

@@ -8,13 +8,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import leantune.clock
 from leantune.clock import Phase, PhaseClock, peak_process_bytes, process_bytes, process_started_at
-
-any_machine = settings(deadline=None)
 
 PHASES = get_args(Phase)
 
@@ -47,7 +45,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 moments = st.lists(st.tuples(st.integers(0, 10**6).map(lambda n: n / 16), st.sampled_from(PHASES)), max_size=30)
 
 
-@any_machine
 @given(moments, st.integers(0, 10**6).map(lambda n: n / 16))
 def test_the_phases_add_up_to_all_the_time_that_went_by(moments, rest):
     with pytest.MonkeyPatch.context() as patch:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -15,8 +15,6 @@ from rich.console import Console
 import leantune.display
 from leantune.display import Display, countdown, duration, figure, summary
 from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, FoldStart, Note, Progress, RunEnd, TrainStep
-
-any_machine = settings(deadline=None)
 
 REGRESSION = {"mse": 0.25, "rmse": 0.5, "mae": 0.4, "r2": 0.6, "pearson": 0.8, "spearman": 0.7}
 CLASSES = {"accuracy": 0.912, "f1_macro": 0.898, "log_loss": 0.234, "roc_auc": 0.976, "mcc": 0.8}
@@ -363,7 +361,6 @@ def test_a_figure_has_as_many_digits_as_it_needs(value, digits, expected):
     assert figure(value, digits) == expected
 
 
-@any_machine
 @given(st.floats(-1e300, 1e300), st.integers(3, 5))
 def test_a_figure_is_the_number_rounded(value, digits):
     text = figure(value, digits).replace(",", "")

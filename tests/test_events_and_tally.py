@@ -5,14 +5,12 @@ import json
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from leantune.events import Event, TrainStep
 from leantune.record import Recorded
 from leantune.tally import Tally
-
-any_machine = settings(deadline=None)
 
 steps = st.builds(
     TrainStep,
@@ -40,7 +38,6 @@ def tally_of(events):
     return tally
 
 
-@any_machine
 @given(st.lists(steps))
 def test_a_tally_is_the_sum_over_its_steps(events):
     assert tally_of(events) == Tally(
@@ -53,7 +50,6 @@ def test_a_tally_is_the_sum_over_its_steps(events):
     )
 
 
-@any_machine
 @given(st.lists(steps), st.lists(steps))
 def test_tallies_of_two_parts_add_up_to_the_tally_of_the_whole(one, other):
     tally = same = tally_of(one)
@@ -64,7 +60,6 @@ def test_tallies_of_two_parts_add_up_to_the_tally_of_the_whole(one, other):
     assert added == tally_of(other)
 
 
-@any_machine
 @given(st.lists(steps, min_size=1), st.floats(1e-3, 1e6), st.floats(1, 1e15))
 def test_a_summary_tells_the_counts_and_what_they_were_a_second(events, train_seconds, matrix_rate):
     tally = tally_of(events)

@@ -4,22 +4,24 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from pydantic import BaseModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import leantune
-from leantune.config import load_config
+from leantune.config import Config, load_config
 from leantune.device import resolve_device
 from leantune.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.events import Evaluation, Note, RunEnd
 from leantune.metrics import compute_metrics
 from leantune.precision import supported_precisions
+from leantune.settings import Section
 from small_runs import LABELS, run_all, tiny_config, write_table
 from tiny_encoders import NAMES, make_texts
 
@@ -100,15 +102,19 @@ def test_plain_transformers_repeats_the_predictions(
 ) -> None:
     settings = {"precision": precision, "optimizer__epochs": 1, "tokens__max_length": 128}
     run_all(tiny_config(data, tiny_encoder_dir(name), **settings), tmp_path / "run")
-    folder = tmp_path / "run" / "fold_0" / "model"
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     predictions = predictions_of(tmp_path / "run")
-    texts = read_texts(data, predictions["row"])
-    with torch.inference_mode():
-        logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits[:, 0]
-    np.testing.assert_allclose(logits.numpy(), predictions["prediction"], rtol=0, atol=1e-5)
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(predictions["prediction"], abs=1e-5)
     assert np.std(predictions["prediction"]) > 1e-3
+
+
+def repeat_predictions(run: Path, data: Path) -> list[float]:
+    """What plain transformers predicts for the validation rows of a run's fold 0."""
+    model = AutoModelForSequenceClassification.from_pretrained(run / "fold_0" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(run / "fold_0" / "model")
+    texts = read_texts(data, predictions_of(run)["row"])
+    with torch.inference_mode():
+        logits: torch.Tensor = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
+    return logits[:, 0].tolist()
 
 
 def read_texts(data: Path, rows: list[int]) -> list[str]:
@@ -118,6 +124,24 @@ def read_texts(data: Path, rows: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("truncation", ["head", "tail"])
+def test_plain_transformers_repeats_the_predictions_for_texts_that_were_cut(
+    data: Path, bert: Path, tmp_path: Path, truncation: str
+) -> None:
+    config = tiny_config(data, bert, tokens={"max_length": 16, "truncation": truncation}, optimizer__epochs=1)
+    run_all(config, tmp_path / "run")
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(
+        predictions_of(tmp_path / "run")["prediction"], abs=1e-5
+    )
+
+
+def test_a_runs_own_model_can_be_trained_on_with_longer_texts(data: Path, bert: Path, tmp_path: Path) -> None:
+    run_all(tiny_config(data, bert, tokens__max_length=16, optimizer__epochs=1), tmp_path / "short")
+    model = tmp_path / "short" / "fold_0" / "model"
+    run_all(tiny_config(data, model, optimizer__epochs=1), tmp_path / "long")
+    assert "max_length: 128" in (tmp_path / "long" / "config.yaml").read_text()
+
+
 def test_classes_and_labels_are_trained_with_probabilities_to_show(bert: Path, tmp_path: Path, kind: Any) -> None:
     data = write_table(tmp_path / "train.csv", kind=kind)
     target = list(LABELS[kind]) if kind == "multilabel" else ["label"]
@@ -220,12 +244,7 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(data: Path, bert: P
     assert result["best"]["step"] < result["last"]["step"]
     assert result["best"]["rmse"] == pytest.approx(min(scores.values()))
     predictions = predictions_of(tmp_path / "run")
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "fold_0" / "model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "fold_0" / "model")
-    with torch.inference_mode():
-        texts = tokenizer(read_texts(data, predictions["row"]), padding=True, truncation=True, return_tensors="pt")
-        logits = model(**texts).logits[:, 0]
-    np.testing.assert_allclose(logits.numpy(), predictions["prediction"], rtol=0, atol=1e-5)
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(predictions["prediction"], abs=1e-5)
 
 
 @needs_bf16
@@ -241,12 +260,7 @@ def test_a_16_bit_runs_metrics_are_those_of_the_saved_float32_weights(data: Path
     result = metrics_of(tmp_path / "run")["folds"]["0"]
     assert result["best"]["step"] < result["last"]["step"]
     predictions = predictions_of(tmp_path / "run")
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "fold_0" / "model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "fold_0" / "model")
-    with torch.inference_mode():
-        texts = tokenizer(read_texts(data, predictions["row"]), padding=True, truncation=True, return_tensors="pt")
-        logits = model(**texts).logits[:, 0]
-    np.testing.assert_allclose(logits.numpy(), predictions["prediction"], rtol=0, atol=1e-5)
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(predictions["prediction"], abs=1e-5)
 
 
 def test_what_is_cut_is_told_before_training(data: Path, bert: Path, tmp_path: Path) -> None:
@@ -299,3 +313,58 @@ def test_the_python_interface_trains_as_the_command_does(data: Path, bert: Path,
     assert run.folder == tmp_path / "run"
     assert run.metrics == metrics_of(tmp_path / "run")
     assert run.metrics["overall"]["optimizer_steps"] == 6
+
+
+def test_every_setting_is_read(data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is accepted and then ignored: two runs between them read every field of every section."""
+    read: set[tuple[str, str]] = set()
+    original = BaseModel.__getattribute__
+
+    def watched(section: Any, name: str) -> Any:
+        if name in type(section).__dict__.get("__pydantic_fields__", {}):
+            read.add((type(section).__name__, name))
+        return original(section, name)
+
+    by_steps = tiny_config(data, bert, evaluation__every={"steps": 5}, batching__micro_batch={"rows": 3})
+    by_fraction = tiny_config(data, bert, evaluation__every={"fraction": 0.5}, batching__micro_batch={"tokens": 90})
+    monkeypatch.setattr("leantune.experiment.dump_config", lambda _: {})  # writing a setting down is not using it
+    monkeypatch.setattr(Section, "__getattribute__", watched)
+    for i, config in enumerate((by_steps, by_fraction)):
+        run_all(config, tmp_path / str(i))
+    fields = {(section.__name__, name) for section in all_sections(Config) for name in section.model_fields}
+    assert len(fields) > 40
+    assert fields - read == set()
+
+
+def all_sections(section: type[Section]) -> set[type[Section]]:
+    """A section and all sections in it."""
+    found = {section}
+    for field in section.model_fields.values():
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, Section):
+                found |= all_sections(candidate)
+    return found
+
+
+def test_weights_of_zero_in_all_training_rows_are_refused(bert: Path, tmp_path: Path) -> None:
+    data = tmp_path / "train.csv"
+    lines = [f"{text},{i % 7}.5,{i % 2},{1 - i % 2}" for i, text in enumerate(make_texts(40)) if "," not in text]
+    data.write_text("\n".join(["text,score,part,weight", *lines]), encoding="utf-8")
+    config = tiny_config(
+        data, bert, data={"path": str(data), "text": "text", "target": "score", "weight": "weight", "fold": "part"}
+    )
+    with pytest.raises(TableError, match="weight 0"):
+        run_all(config, tmp_path / "run")
+
+
+def test_the_scale_of_the_weights_does_not_matter(bert: Path, tmp_path: Path) -> None:
+    metrics = []
+    for name, scale in (("a", 1), ("b", 1e30)):
+        data = tmp_path / f"{name}.jsonl"
+        rows = [
+            {"text": text, "score": i % 7 + 0.5, "weight": (1 + i % 3) * scale} for i, text in enumerate(make_texts(40))
+        ]
+        data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        columns = {"path": str(data), "text": "text", "target": "score", "weight": "weight"}
+        metrics.append(run_all(tiny_config(data, bert, data=columns), tmp_path / name)[-1].metrics["overall"]["best"])
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-3)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
@@ -19,7 +19,6 @@ from leantune.targets import Targets
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"the data sets of the project are not at {DATA}")
 
-any_machine = settings(deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(2, 7)
 
@@ -89,7 +88,6 @@ label_targets = st.tuples(st.integers(2, 60), st.integers(1, 6)).flatmap(
 )
 
 
-@any_machine
 @given(numeric_targets, counts, seeds)
 @example([0.0, 1.0, 2.0, 3.0, 4.0] * 3, 3, 0)  # every value lies on the edge of a bin
 def test_sturges_folds_are_those_of_the_article_row_for_row(values, count, seed):
@@ -144,7 +142,6 @@ def test_common_bins_need_no_note():
     assert make_folds(numbers([0, 0, 0, 1, 1, 1]), None, FoldSettings(count=3)).notes == ()
 
 
-@any_machine
 @given(class_targets, counts, seeds)
 def test_stratified_folds_are_those_of_a_shuffled_table_in_scikit_learn(values, count, seed):
     assume(len(values) >= count)
@@ -176,7 +173,6 @@ def test_a_table_with_as_many_classes_as_rows_still_has_folds():
     assert sizes(found) == [5, 5, 5, 4, 4]
 
 
-@any_machine
 @given(numeric_targets | class_targets | label_targets, counts, seeds, st.data())
 def test_a_group_is_never_split(values, count, seed, data):
     if isinstance(values, np.ndarray):
@@ -243,7 +239,6 @@ def test_few_groups_of_few_classes_leave_no_fold_empty():
         check_whole(make_folds(classes(values, count=4), groups.astype(str), FoldSettings(seed=seed)), 37, 5)
 
 
-@any_machine
 @given(label_targets, counts, seeds)
 def test_multilabel_folds_take_every_row_once(values, count, seed):
     assume(len(values) >= count)
@@ -252,7 +247,6 @@ def test_multilabel_folds_take_every_row_once(values, count, seed):
     assert found.kind == "multilabel"
 
 
-@any_machine
 @given(label_targets, counts, seeds)
 @example(np.array([[1, 1, 0]] * 2 + [[0, 1, 0]] * 3 + [[0, 0, 1]] * 4), 3, 0)  # the second overtakes the third
 def test_multilabel_folds_are_those_of_the_paper(table, count, seed):
@@ -281,7 +275,6 @@ def test_multilabel_folds_are_those_of_the_paper(table, count, seed):
     assert make_folds(labels(table), None, FoldSettings(count=count, seed=seed)).of_row.tolist() == expected
 
 
-@any_machine
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=80), counts, seeds)
 def test_rows_of_one_label_or_none_are_spread_evenly(values, count, seed):
     assume(len(values) >= count)
@@ -311,7 +304,6 @@ def test_rare_labels_are_noted():
     )
 
 
-@any_machine
 @given(st.integers(2, 200), counts, seeds)
 def test_random_folds_differ_by_one_row_at_most(row_count, count, seed):
     assume(row_count >= count)

@@ -12,7 +12,7 @@ from leantune.batch import Rows
 from leantune.batch_plan import RowsPerMicroBatch, TokensPerMicroBatch
 from leantune.clock import PhaseClock
 from leantune.errors import TrainingError
-from leantune.events import Evaluation, FoldStart, TrainStep
+from leantune.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.loop import Batching, EvaluationSettings, EveryFraction, EverySteps, Fold, predict_rows, train_fold
 from leantune.metrics import compute_metrics
 from leantune.optim import OptimizerSettings
@@ -223,14 +223,48 @@ def test_tokens_and_padding_are_counted_as_the_encoder_computes_them(bert: Path)
     )
 
 
+def test_an_fp16_run_that_only_overflows_stops(bert: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, backoff_factor=1 - 1e-6)
+    precision = Precision(name="fp16", device=CPU, scaler=scaler)
+    with pytest.raises(TrainingError, match="20 steps in a row, up to step 20"):
+        train(bert, make_fold(optimizer=OptimizerSettings(epochs=5)), precision=precision)
+
+
+def test_a_gradient_that_is_not_finite_stops_training(bert: Path) -> None:
+    rows, fold = make_rows(bert, texts=TEXTS), make_fold()
+    encoder = load_tiny(bert)
+    encoder.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * np.inf)
+    events = train_fold(encoder, rows, fold, task=make_task_of("regression"), precision=FP32, clock=PhaseClock())
+    with pytest.raises(TrainingError, match=r"the gradient norm of step 1"):
+        list(events)
+
+
+def test_a_prediction_that_is_not_finite_names_its_row(bert: Path) -> None:
+    rows, fold, encoder = make_rows(bert, texts=TEXTS), make_fold(), load_tiny(bert)
+    with torch.no_grad():
+        encoder.model.get_parameter("classifier.bias").fill_(np.nan)
+    with pytest.raises(TrainingError, match=f"row {fold.validation_rows[0] + 1} "):
+        predict_rows(encoder, rows, fold, task=make_task_of("regression"), precision=FP32)
+
+
+def test_a_metric_that_is_not_defined_warns_and_leaves_the_first_evaluation_best(bert: Path) -> None:
+    fold = make_fold(metric="pearson", validation_rows=np.array([3]))
+    _, events = train(bert, fold)
+    assert [event.is_best for event in events if isinstance(event, Evaluation)] == [True, False]
+    assert ["pearson" in event.text for event in events if isinstance(event, Note)] == [True]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["bf16", "fp32", "tf32"])
-def test_a_step_on_a_gpu_never_waits_for_the_device(bert: Path, name: Any) -> None:
+def test_steps_on_a_gpu_never_wait_for_the_device(bert: Path, name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda", 0)
     rows, fold, task = make_rows(bert, texts=TEXTS), make_fold(), make_task_of("regression")
+    monkeypatch.setattr("leantune.loop.SECONDS_BETWEEN_READINGS", 1e9)
     encoder = load_tiny(bert)
     encoder.model.to(device)
+    forwards = []
+    encoder.model.register_forward_hook(lambda *_: forwards.append(1))
     precision = Precision(name=name, device=device)
     events = train_fold(encoder, rows, fold, task=task, precision=precision, clock=PhaseClock())
     next(events)
@@ -240,3 +274,4 @@ def test_a_step_on_a_gpu_never_waits_for_the_device(bert: Path, name: Any) -> No
             list(events)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert len(forwards) == 5 * 3  # an epoch of 5 steps, each of 8 rows in micro-batches of 3

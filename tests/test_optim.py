@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from transformers import (
@@ -16,8 +16,6 @@ from transformers import (
 
 from leantune.optim import OptimizerSettings, learning_rate_at, make_optimizer
 from tiny_encoders import NAMES
-
-any_machine = settings(deadline=None)
 
 TRANSFORMERS_SCHEDULES = {
     "linear": get_linear_schedule_with_warmup,
@@ -92,7 +90,6 @@ def test_a_matrix_shrinks_by_its_decay_and_an_embedding_stays():
 # The learning rate
 
 
-@any_machine
 @given(st.integers(1, 200), schedules, fractions)
 def test_every_step_learns_and_none_faster_than_the_learning_rate(total_steps, schedule, warmup_fraction):
     found = rates(total_steps, schedule=schedule, warmup_fraction=warmup_fraction)
@@ -100,7 +97,6 @@ def test_every_step_learns_and_none_faster_than_the_learning_rate(total_steps, s
     assert max(found) == OptimizerSettings().learning_rate
 
 
-@any_machine
 @given(st.integers(1, 200), schedules, fractions)
 def test_the_learning_rate_rises_to_its_peak_then_never_rises_again(total_steps, schedule, warmup_fraction):
     found = rates(total_steps, schedule=schedule, warmup_fraction=warmup_fraction)
@@ -110,7 +106,6 @@ def test_the_learning_rate_rises_to_its_peak_then_never_rises_again(total_steps,
     assert peak == max(round(warmup_fraction * total_steps), 1) - 1
 
 
-@any_machine
 @given(st.integers(1, 60), schedules, fractions)
 def test_the_schedule_is_that_of_transformers_but_for_its_first_step_without_learning(
     total_steps, schedule, warmup_fraction

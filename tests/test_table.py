@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import leantune.table
+import leantune.cells
 from leantune.errors import SettingsError, TableError
 from leantune.table import DataSettings, Table, parse_numbers, read_table
 
@@ -195,7 +195,7 @@ def test_limit_keeps_the_first_rows(limit, suffix, tmp_path):
 
 
 def test_a_table_of_many_chunks_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(leantune.table, "_CHUNK_ROWS", 100)
+    monkeypatch.setattr(leantune.cells, "_CHUNK_ROWS", 100)
     cells = [f"row {row},\n{'x' * (row % 50)}" for row in range(2000)]
     path = write(tmp_path / "rows.csv", csv_bytes([["n", "text"], *([str(n), cell] for n, cell in enumerate(cells))]))
 
@@ -405,7 +405,7 @@ def test_a_row_with_too_few_or_too_many_fields_is_named(row, found, tmp_path):
 
 
 def test_a_wrong_row_far_into_the_file_has_its_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(leantune.table, "_CHUNK_ROWS", 100)
+    monkeypatch.setattr(leantune.cells, "_CHUNK_ROWS", 100)
     before, after = "a,1\n" * 4999, "a,1\n" * 99
 
     assert "row 5000: found 1 field (" in problem(tmp_path / "rows.csv", f"text,y\n{before}a\n{after}", text="text")

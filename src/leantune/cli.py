@@ -76,26 +76,26 @@ def folds(
     count: Annotated[int, typer.Option(help="How many folds.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
     kind: Annotated[str, typer.Option(help="auto, sturges, stratified, group, random or multilabel.")] = "auto",
+    task: Annotated[str, typer.Option(help="auto, regression, binary, multiclass or multilabel.")] = "auto",
     id_column: Id = None,
     group: Group = None,
 ) -> None:
     """Deal the rows of a table into folds, and write id,fold."""
     from leantune.errors import SettingsError
-    from leantune.folds import FoldSettings, make_folds
+    from leantune.folds import FoldSettings, fold_table
     from leantune.record import write_folds
     from leantune.settings import check
-    from leantune.table import DataSettings, read_table
-    from leantune.targets import parse_targets
+    from leantune.table import DataSettings
 
     if not target:
         raise SettingsError("--target: name the column whose values the folds should share out")
     if output.resolve() == data.resolve():
         raise SettingsError(f"--output: {output} is the table itself; give another file")
     settings = check(FoldSettings, {"count": count, "seed": seed, "kind": kind}, "folds")
-    columns = check(DataSettings, {"path": data, "target": target, "id": id_column, "group": group}, "data")
-    table = read_table(columns)
-    targets = parse_targets(table, columns.task)
-    made = make_folds(targets, table.groups, settings)
+    columns = check(
+        DataSettings, {"path": data, "target": target, "task": task, "id": id_column, "group": group}, "data"
+    )
+    table, targets, made = fold_table(columns, settings)
     write_folds(output, table.ids, made.of_row)
     typer.echo(f"{targets.reason}\n{made.count} folds ({made.kind}) of {len(table):,} rows:")
     for number in range(made.count):
@@ -113,7 +113,7 @@ def demo(
     ] = None,
 ) -> None:
     """Fine-tune a small encoder on 2,000 shipped sentences, offline."""
-    from leantune.demo import demo_config, free_folder
+    from leantune.example import demo_config, free_folder
 
     _run(demo_config(), output or free_folder(Path("leantune-demo")))
 

@@ -24,10 +24,9 @@ class PhaseClock:
     def __init__(self, started_at: float | None = None, synchronize: Callable[[], None] = lambda: None) -> None:
         self.synchronize = synchronize
         self._phase: Phase = "startup"
-        self._entered = time.perf_counter()
+        now = time.perf_counter()
+        self._started = self._entered = now if started_at is None else now - max(0.0, time.time() - started_at)
         self._seconds: dict[Phase, float] = dict.fromkeys(get_args(Phase), 0.0)
-        if started_at is not None:
-            self._seconds["startup"] = max(0.0, time.time() - started_at)
 
     def enter(self, phase: Phase) -> None:
         """End the current phase and begin another."""
@@ -52,8 +51,8 @@ class PhaseClock:
         return self._seconds[phase] + running
 
     def total(self) -> float:
-        """Seconds since the clock's start: the sum over the phases."""
-        return sum(self.seconds(phase) for phase in get_args(Phase))
+        """Seconds since the measured span began."""
+        return time.perf_counter() - self._started
 
 
 def process_started_at() -> float:

@@ -60,8 +60,15 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_device_bytes(device: torch.device) -> int | None:
-    """Peak of the device's allocator in bytes since the process began; None where there is no such count (CPU, MPS)."""
+    """Peak of the device's allocator in bytes since `forget_peak`; None where there is no such count (CPU, MPS)."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to measure the peak of the device's allocator anew."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def device_bytes(device: torch.device) -> int | None:

@@ -116,4 +116,7 @@ class RunEnd:
     """The content of `metrics.json`."""
 
 
-Event = Note | Progress | FoldStart | TrainStep | Evaluation | Checkpoint | FoldEnd | RunEnd
+Recorded = Note | FoldStart | TrainStep | Evaluation | Checkpoint | FoldEnd
+"""What the run folder keeps, a line each."""
+
+Event = Recorded | Progress | RunEnd

@@ -1,9 +1,8 @@
-"""A run from its settings to its folder: the one module that knows every stage."""
+"""A run from its prepared rows to its folder, and the Python interface to it."""
 
 import hashlib
 import platform
-import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,30 +14,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leantune.batch import Rows
-from leantune.batch_plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch
 from leantune.clock import Phase, PhaseClock, peak_process_bytes
 from leantune.config import Config, dump_config, load_config
-from leantune.device import describe_device, matrix_rate, peak_device_bytes, processor_name, resolve_device, synchronize
+from leantune.device import (
+    describe_device,
+    forget_peak,
+    matrix_rate,
+    peak_device_bytes,
+    processor_name,
+    resolve_device,
+    synchronize,
+)
 from leantune.display import Display
-from leantune.errors import SettingsError
-from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, Note, Progress, RunEnd, TrainStep
-from leantune.folds import Folds, given_folds, make_folds
-from leantune.loop import Batching, Fold, predict_rows, train_fold
-from leantune.metrics import MetricName, compute_metrics, default_metric, metric_names
-from leantune.model import Encoder, load_encoder, load_weights, model_path, save_model
-from leantune.precision import Precision, make_precision, supported_precisions
+from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, RunEnd, TrainStep
+from leantune.example import demo_config, free_folder
+from leantune.loop import Fold, predict_rows, train_fold
+from leantune.metrics import compute_metrics
+from leantune.model import Encoder, load_weights, save_model
+from leantune.precision import make_precision
+from leantune.preparation import Prepared, prepare
 from leantune.record import RunFolder, code_revision, refuse_taken
-from leantune.table import Table, read_table
 from leantune.tally import Tally
-from leantune.targets import Targets, TaskKind, parse_targets
-from leantune.task import Task, make_task
-from leantune.tokens import TokenizedTexts, check_tokenizer, load_tokenizer, tokenize, tokenizer_fingerprint
-from leantune.truncation import Sequences, discover_template, truncate
-
-# Positions (rows x padded length) that are computed at once where micro_batch is auto. On a CPU few of them stay in the
-# cache and pad less (benchmarks/micro_batch.py); a GPU wants all that fits.
-AUTO_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
 
 VERSIONED = ("leantune", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "pyarrow", "safetensors")
 
@@ -50,32 +46,6 @@ class Run:
     folder: Path
     metrics: dict[str, Any]
     """The content of `metrics.json`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Everything that the folds of a run share."""
-
-    config: Config
-    """Effective settings: with what every `auto` came to."""
-    table: Table
-    targets: Targets
-    task: Task
-    folds: Folds
-    tokenizer: Any
-    tokenizer_fingerprint: str
-    rows: Rows
-    batching: Batching
-    metric: MetricName
-    precision: Precision
-    load: Callable[[], Encoder]
-    """Loads the pretrained encoder anew, with the same head every time."""
-    notes: tuple[Note, ...]
-
-    @property
-    def fold_numbers(self) -> list[int]:
-        """The folds to train."""
-        return list(range(self.folds.count)) if self.config.fold == "all" else [self.config.fold]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +67,19 @@ def run(config: Config, output: Path, *, started_at: float | None = None) -> Ite
     `InputError` for what the user must change, before anything is written, and `TrainingError` where training cannot
     go on.
     """
+    output = output.expanduser()
     device = resolve_device(config.device)
     clock = PhaseClock(started_at, partial(synchronize, device))
     precision = make_precision(config.precision, device)
     refuse_taken(output)
-    prepared, encoder = yield from _prepare(config, precision)
-    rate, rate_of = matrix_rate(device, precision.matrix_dtype)
+    prepared, encoder = yield from prepare(config, precision)
+    with precision.compute():  # a TF32 run is held against TF32 products
+        rate, rate_of = matrix_rate(device, precision.matrix_dtype)
+    forget_peak(device)  # of those products, and of what ran before in this process
 
     with RunFolder(output) as folder:
         folder.write_config(dump_config(prepared.config))
-        folder.write_environment(_environment(device, config.data.path, prepared.tokenizer_fingerprint))
+        folder.write_environment(_environment(device, prepared.data, prepared.tokenizer_fingerprint))
         for note in prepared.notes:
             folder.write_event(note)
             yield note
@@ -118,7 +91,9 @@ def run(config: Config, output: Path, *, started_at: float | None = None) -> Ite
             results[number] = yield from _run_fold(
                 number, prepared, encoder=encoder, folder=folder, clock=clock, rate=rate
             )
-            yield FoldEnd(fold=number, metrics=results[number].metrics)
+            done = FoldEnd(fold=number, metrics=results[number].metrics)
+            folder.write_event(done)
+            yield done
         clock.enter("checkpoint")
         metrics = {
             "task": prepared.task.kind,
@@ -133,88 +108,6 @@ def run(config: Config, output: Path, *, started_at: float | None = None) -> Ite
         }
         folder.write_metrics(metrics)
     yield RunEnd(metrics=metrics)
-
-
-def _prepare(config: Config, precision: Precision) -> Generator[Event, None, tuple[Prepared, Encoder]]:
-    """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder."""
-    table = read_table(config.data)
-    targets = parse_targets(table, config.data.task)
-    task = make_task(targets)
-    metric = _resolve_metric(config, targets.kind)
-    folds = make_folds(targets, table.groups, config.folds) if table.folds is None else given_folds(table.folds)
-    if config.fold != "all":
-        folds.validation_rows(config.fold)  # raises where there is no such fold
-
-    name = model_path(config.model.name)
-    tokenizer = load_tokenizer(name, config.model.revision)
-    fingerprint = tokenizer_fingerprint(tokenizer)
-    load = partial(
-        load_encoder,
-        config.model,
-        labels=task.labels,
-        problem_type=task.problem_type,
-        device=precision.device,
-        seed=config.seed,
-    )
-    encoder = load()
-    check_tokenizer(tokenizer, encoder.vocabulary_size)
-    tokenized = yield from _tokenize(table, tokenizer)
-    template = discover_template(tokenizer, pair=len(table.texts) == 2)
-    limit = min(encoder.position_limit or sys.maxsize, tokenizer.model_max_length)
-    sequences = truncate(tokenized, template, config.tokens, limit)
-    tokenizer.model_max_length = sequences.max_length  # the saved copy cuts where training cut
-    tokenizer.truncation_side = "left" if config.tokens.truncation == "tail" else "right"
-
-    batching, layout = _resolve_batching(config, sequences, precision)
-    effective = config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"task": targets.kind}),
-            "folds": config.folds if folds.kind == "given" else config.folds.model_copy(update={"kind": folds.kind}),
-            "tokens": config.tokens.model_copy(update={"max_length": sequences.max_length}),
-            "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout}),
-            "precision": precision.name,
-            "evaluation": config.evaluation.model_copy(update={"metric": metric}),
-            "device": str(precision.device),
-        }
-    )
-    weights = np.ones(len(table)) if table.weights is None else table.weights
-    return Prepared(
-        config=effective,
-        table=table,
-        targets=targets,
-        task=task,
-        folds=folds,
-        tokenizer=tokenizer,
-        tokenizer_fingerprint=fingerprint,
-        rows=Rows(sequences=sequences, targets=targets.values, weights=weights),
-        batching=batching,
-        metric=metric,
-        precision=precision,
-        load=load,
-        notes=tuple(
-            _notes(
-                config,
-                effective,
-                targets=targets,
-                folds=folds,
-                batching=batching,
-                sequences=sequences,
-                encoder=encoder,
-                precision=precision,
-            )
-        ),
-    ), encoder
-
-
-def _tokenize(table: Table, tokenizer: Any) -> Generator[Event, None, TokenizedTexts]:
-    progress = tokenize(table.texts, tokenizer)
-    while True:
-        try:
-            reached = next(progress)
-        except StopIteration as end:
-            tokenized: TokenizedTexts = end.value
-            return tokenized
-        yield Progress(stage="tokenize", done=reached.rows_done, total=reached.rows)
 
 
 def _run_fold(
@@ -234,9 +127,11 @@ def _run_fold(
     )
     phases: tuple[Phase, ...] = ("train", "evaluation", "checkpoint")
     before = {phase: clock.seconds(phase) for phase in phases}
+    # Its own for each fold: the loss scaler of fp16 learns, and a fold must not depend on the folds before it.
+    precision = make_precision(prepared.precision.name, prepared.precision.device)
     model_folder = folder.fold(number) / "model"
     tally = Tally()
-    for event in train_fold(encoder, rows, fold, task=task, precision=prepared.precision, clock=clock):
+    for event in train_fold(encoder, rows, fold, task=task, precision=precision, clock=clock):
         folder.write_event(event)
         yield event
         if isinstance(event, TrainStep):
@@ -258,9 +153,9 @@ def _run_fold(
 
     clock.enter("evaluation")
     best, last = best_evaluation.predictions, last_evaluation.predictions
-    if prepared.precision.name != "fp32":
+    if precision.name != "fp32":
         # What is saved are float32 weights, and what is reported are their predictions, not a 16-bit shadow of them.
-        exact = make_precision("fp32", prepared.precision.device)
+        exact = make_precision("fp32", precision.device)
         best = last = predict_rows(encoder, rows, fold, task=task, precision=exact)
         if best_evaluation is not last_evaluation:
             load_weights(encoder, model_folder)
@@ -274,7 +169,7 @@ def _run_fold(
     folder.write_predictions(
         number,
         rows=fold.validation_rows,
-        ids=prepared.table.ids.take(fold.validation_rows),
+        ids=prepared.ids.take(fold.validation_rows),
         targets=prepared.targets.readable(fold.validation_rows),
         predictions=best,
         labels=task.labels,
@@ -335,79 +230,23 @@ def train(
     flags = {"data.path": data, "data.text": text, "data.target": target, "model.name": model, "fold": fold}
     given = {name: value for name, value in flags.items() if value is not None}
     loaded = load_config(None if config is None else Path(config), given | dict(settings or {}))
-    events = run(loaded, Path(output))
-    if display:
-        events = Display.over(events)
-    *_, end = events
-    assert isinstance(end, RunEnd)
-    return Run(folder=Path(output), metrics=end.metrics)
+    return _finish(run(loaded, Path(output)), Path(output), display)
 
 
-def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
-    if config.evaluation.metric == "auto":
-        return default_metric(kind)
-    names = metric_names(kind)
-    if config.evaluation.metric not in names:
-        raise SettingsError(
-            f"evaluation.metric: {config.evaluation.metric} is not defined for {kind}, which has {', '.join(names)}"
-        )
-    return config.evaluation.metric
+def demo(output: str | Path | None = None, *, display: bool = True) -> Run:
+    """Fine-tune a small encoder on the shipped sentences; the same as `leantune demo`.
+
+    Writes the run folder `output`, by default `leantune-demo` or the next free number of it.
+    """
+    return _finish(run(demo_config(), folder := Path(output or free_folder(Path("leantune-demo")))), folder, display)
 
 
-def _resolve_batching(config: Config, sequences: Sequences, precision: Precision) -> tuple[Batching, str]:
-    settings = config.batching
-    layout = "dynamic" if settings.layout == "auto" else settings.layout
-    limit = settings.micro_batch
-    return Batching(
-        batch_size=settings.batch_size,
-        micro_batch=TokensPerMicroBatch(tokens=AUTO_TOKENS[precision.device.type]) if limit == "auto" else limit,
-        order=settings.order,
-        fixed_length=int(sequences.lengths.max()) if layout == "fixed" else None,
-    ), layout
-
-
-def _notes(
-    config: Config,
-    effective: Config,
-    *,
-    targets: Targets,
-    folds: Folds,
-    batching: Batching,
-    sequences: Sequences,
-    encoder: Encoder,
-    precision: Precision,
-) -> Iterator[Note]:
-    """Tell up front what was chosen and why, and what is cut."""
-    rows = len(sequences.lengths)
-    yield Note(about="data", text=f"{rows:,} rows of {config.data.path}")
-    yield Note(about="task", text=targets.reason)
-    yield Note(about="folds", text=f"{folds.count} folds ({folds.kind}), trained: {config.fold}")
-    for text in folds.notes:
-        yield Note(about="folds", text=text)
-    origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
-    yield Note(
-        about="tokens",
-        text=f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {sequences.max_length} tokens ({origin}) "
-        f"and lose {sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
-        if sequences.truncated_rows
-        else f"nothing is cut: up to {sequences.max_length} tokens fit ({origin}), the longest row has "
-        f"{int(sequences.lengths.max())}",
-    )
-    if encoder.new_weights:
-        yield Note(about="model", text=f"new weights, drawn from the seed: {', '.join(encoder.new_weights)}")
-    reason = "as set"
-    if config.precision == "auto":
-        reason = f"this device computes {', '.join(supported_precisions(precision.device))}"
-    yield Note(about="precision", text=f"{precision.name} on {precision.device} ({reason})")
-    yield Note(
-        about="batching",
-        text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, "
-        f"{effective.batching.layout} padding, micro-batches of up to {_describe_limit(batching.micro_batch)}",
-    )
-
-
-def _describe_limit(limit: MicroBatch) -> str:
-    return f"{limit.rows} rows" if isinstance(limit, RowsPerMicroBatch) else f"{limit.tokens:,} tokens"
+def _finish(events: Iterator[Event], folder: Path, display: bool) -> Run:
+    metrics: dict[str, Any] = {}
+    for event in Display.over(events) if display else events:
+        if isinstance(event, RunEnd):
+            metrics = event.metrics
+    return Run(folder=folder.expanduser(), metrics=metrics)
 
 
 def _environment(device: torch.device, data: Path, tokenizer: str) -> dict[str, Any]:

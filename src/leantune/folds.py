@@ -9,6 +9,7 @@ from `numpy.random.RandomState`, whose stream numpy has frozen.
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +18,9 @@ from pydantic import Field
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from leantune.errors import SettingsError, TableError
-from leantune.settings import Section
-from leantune.targets import Targets, TaskKind
+from leantune.settings import Section, check
+from leantune.table import DataSettings, Table, read_table
+from leantune.targets import Targets, TaskKind, parse_targets
 
 IntArray = NDArray[np.int64]
 FoldKind = Literal["sturges", "stratified", "group", "random", "multilabel", "given"]
@@ -77,6 +79,36 @@ class Folds:
     def _check(self, fold: int) -> None:
         if not 0 <= fold < self.count:
             raise SettingsError(f"There is no fold {fold}: the folds are 0 to {self.count - 1}.")
+
+
+def assign_folds(
+    data: str | Path,
+    *,
+    target: str | list[str],
+    count: int = 5,
+    seed: int = 0,
+    kind: str = "auto",
+    group: str | None = None,
+) -> Folds:
+    """Deal the rows of a table into folds; the same as `leantune folds`.
+
+    The arguments are the settings `data.path`, `data.target`, `folds.count` and so on. Raises `InputError` for what the
+    caller must change.
+    """
+    columns = check(DataSettings, {"path": data, "target": target, "group": group}, "data")
+    settings = check(FoldSettings, {"count": count, "seed": seed, "kind": kind}, "folds")
+    return fold_table(columns, settings)[2]
+
+
+def fold_table(data: DataSettings, settings: FoldSettings) -> tuple[Table, Targets, Folds]:
+    """Read a table, tell what its targets are, and deal its rows into folds, or take the folds that it gives.
+
+    Raises `TableError` and `SettingsError` as the functions that it calls.
+    """
+    table = read_table(data)
+    targets = parse_targets(table, data.task)
+    folds = make_folds(targets, table.groups, settings) if table.folds is None else given_folds(table.folds)
+    return table, targets, folds
 
 
 def make_folds(targets: Targets, groups: ArrayLike | None, settings: FoldSettings) -> Folds:

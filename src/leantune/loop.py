@@ -16,7 +16,7 @@ from leantune.batch_plan import EpochPlan, MicroBatch, Order, plan_epoch, plan_e
 from leantune.clock import PhaseClock, process_bytes
 from leantune.device import device_bytes
 from leantune.errors import TrainingError
-from leantune.events import Evaluation, FoldStart, TrainStep
+from leantune.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.metrics import MetricName, compute_metrics, is_better
 from leantune.model import Encoder, FlopCount
 from leantune.optim import OptimizerSettings, learning_rate_at, make_optimizer
@@ -25,6 +25,7 @@ from leantune.settings import Section
 from leantune.step import StepResult, optimizer_step
 from leantune.task import Task
 
+MOST_SKIPPED_STEPS = 20  # in a row; a loss scale that is only too high is halved to a good one in fewer
 SECONDS_BETWEEN_READINGS = 1.0  # of losses that wait on a GPU: each reading waits for all work that is queued
 
 
@@ -98,15 +99,17 @@ class Fold:
 
 def train_fold(
     encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision, clock: PhaseClock
-) -> Iterator[FoldStart | TrainStep | Evaluation]:
+) -> Iterator[FoldStart | TrainStep | Evaluation | Note]:
     """Fine-tune `encoder` in place on the training rows of `fold`, yielding what happens.
 
     At an `Evaluation` with `is_best` the caller saves the encoder's weights before it goes on. Raises `TrainingError`
-    where a loss is not finite.
+    where a loss, a gradient norm or a prediction is not finite.
     """
     optimizer = make_optimizer(encoder.model, fold.optimizer)
     readings = _Readings(fold, encoder.training_flops, precision, clock)
     best: float | None = None
+    evaluated_before = False
+    skipped_in_a_row = 0
     schedule_step = 0  # a step that fp16 skipped does not advance the schedule
     yield FoldStart(
         fold=fold.number,
@@ -143,6 +146,12 @@ def train_fold(
             clip_norm=fold.optimizer.gradient_clip_norm,
         )
         schedule_step += not result.skipped
+        skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
+        if skipped_in_a_row == MOST_SKIPPED_STEPS:
+            raise TrainingError(
+                f"fp16 overflowed in {MOST_SKIPPED_STEPS} steps in a row, up to step {step} (fold {fold.number}), and "
+                "nothing was learned in them; training stopped. Set precision to bf16 or fp32."
+            )
         readings.add(step, result, learning_rate, [rows.sequences.lengths[micro] for micro in numbers])
         evaluated = fold.is_evaluated(step)
         if evaluated or readings.are_due():
@@ -151,8 +160,15 @@ def train_fold(
             with clock.during("evaluation"):
                 outputs = predict_rows(encoder, rows, fold, task=task, precision=precision)
                 metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], outputs)
-            is_best = best is None or is_better(fold.metric, metrics[fold.metric], best)
+            is_best = not evaluated_before or is_better(fold.metric, metrics[fold.metric], best)
+            if metrics[fold.metric] is None and not evaluated_before:
+                yield Note(
+                    event="warning",
+                    about="evaluation",
+                    text=f"{fold.metric} is not defined on these validation rows: the first evaluation counts as best",
+                )
             best = metrics[fold.metric] if is_best else best
+            evaluated_before = True
             yield Evaluation(
                 fold=fold.number,
                 step=step,
@@ -180,16 +196,20 @@ def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
 
 
 def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision) -> NDArray[np.float64]:
-    """Return predictions [n, outputs] for the validation rows of `fold`, in their order (law 4)."""
+    """Return predictions [n, outputs] for the validation rows of `fold`, in their order (law 4).
+
+    Raises `TrainingError` where one is not finite.
+    """
     numbers = fold.validation_rows
-    outputs = torch.empty(len(numbers), task.outputs, device=precision.device)
+    plan = plan_evaluation(
+        rows.sequences.lengths[numbers],
+        micro_batch=fold.batching.micro_batch,
+        fixed_length=fold.batching.fixed_length,
+    )
+    outputs = []
     encoder.model.eval()
     with torch.inference_mode(), precision.compute():
-        for micro in plan_evaluation(
-            rows.sequences.lengths[numbers],
-            micro_batch=fold.batching.micro_batch,
-            fixed_length=fold.batching.fixed_length,
-        ):
+        for micro in plan:
             batch = make_batch(
                 rows,
                 numbers[micro],
@@ -197,8 +217,15 @@ def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precis
                 fixed_length=fold.batching.fixed_length,
                 device=precision.device,
             )
-            outputs[torch.from_numpy(micro).to(precision.device)] = task.predictions(encoder.logits(batch))
-    return outputs.cpu().numpy().astype(np.float64)
+            outputs.append(task.predictions(encoder.logits(batch)))
+    predictions = np.empty((len(numbers), task.outputs))
+    predictions[plan.rows] = torch.cat(outputs).cpu().numpy()
+    if not np.isfinite(predictions).all():
+        row = numbers[np.flatnonzero(~np.isfinite(predictions).all(axis=1))[0]]
+        raise TrainingError(
+            f"the prediction for row {row + 1} (fold {fold.number}) is not finite; nothing more is written"
+        )
+    return predictions
 
 
 class _Readings:
@@ -229,7 +256,7 @@ class _Readings:
     def take(self) -> Iterator[TrainStep]:
         """Read all steps that wait, in one transfer.
 
-        Raises `TrainingError` at the first loss that is not finite.
+        Raises `TrainingError` at the first loss or gradient norm that is not finite.
         """
         if not self._waiting:
             return
@@ -240,11 +267,12 @@ class _Readings:
         speed = all_tokens / max(seconds - self._seconds_at, 1e-9)
         memory = device_bytes(self._device)
         for (step, result, learning_rate, lengths), (loss, norm) in zip(self._waiting, numbers, strict=True):
-            if not np.isfinite(loss) and not result.skipped:
-                raise TrainingError(
-                    f"the loss of step {step} (fold {self._fold.number}) is {loss}; training stopped. The best weights "
-                    "until then are kept. A smaller optimizer.learning_rate, or precision: fp32, may help."
-                )
+            for name, number in (("loss", loss), ("gradient norm", norm)):
+                if not np.isfinite(number) and not result.skipped:
+                    raise TrainingError(
+                        f"the {name} of step {step} (fold {self._fold.number}) is {number}; training stopped. The best "
+                        "weights until then are kept. A smaller optimizer.learning_rate, or precision: fp32, may help."
+                    )
             yield TrainStep(
                 fold=self._fold.number,
                 step=step,

@@ -13,7 +13,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.torch import load_file
+from safetensors.torch import load_model as load_safetensors
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -32,7 +32,13 @@ READY_MASK_TYPES = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "d
 
 # What a model's configuration calls its dropouts, over the architectures that transformers has.
 DROPOUT_NAMES = ("hidden_dropout_prob", "hidden_dropout", "dropout", "embedding_dropout", "mlp_dropout")
-HEAD_DROPOUT_NAMES = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "pooler_dropout")
+HEAD_DROPOUT_NAMES = (
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "seq_classif_dropout",
+    "pooler_dropout",
+    "cls_dropout",
+)
 ATTENTION_DROPOUT_NAMES = ("attention_probs_dropout_prob", "attention_dropout")
 
 
@@ -66,27 +72,22 @@ class Encoder:
     pad_id: int
     training_flops: FlopCount
     """Sequence lengths [N] -> floating-point operations of training on them once, without padding."""
+    takes_token_types: bool
+    """False also for a model with a single token type, which it supplies itself."""
+    takes_ready_mask: bool
+    """True where a mask [B, 1, 1, L] is used as it is given."""
     new_weights: tuple[str, ...]
-    """Parameters that the checkpoint does not have, drawn at random: the head."""
+    """Parameters that the checkpoint does not have, drawn at random: the head, where it is not of this shape."""
 
     def logits(self, batch: Batch) -> Tensor:
         """Return [B, outputs] for a batch, in the precision that is on."""
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.attention_mask is not None and self._takes_ready_mask:
+        if batch.attention_mask is not None and self.takes_ready_mask:
             inputs["attention_mask"] = batch.attention_mask[:, None, None, :].bool()
-        if batch.token_types is not None and self._takes_token_types:
+        if batch.token_types is not None and self.takes_token_types:
             inputs["token_type_ids"] = batch.token_types
         logits: Tensor = self.model(**inputs).logits
         return logits
-
-    @property
-    def _takes_ready_mask(self) -> bool:
-        config = self.model.config
-        return config.model_type in READY_MASK_TYPES and config._attn_implementation == "sdpa"
-
-    @property
-    def _takes_token_types(self) -> bool:
-        return "token_type_ids" in inspect.signature(self.model.forward).parameters
 
 
 def model_path(name: str) -> str:
@@ -105,15 +106,18 @@ def model_path(name: str) -> str:
 def load_encoder(
     settings: ModelSettings, *, labels: tuple[str, ...], problem_type: str, device: torch.device, seed: int
 ) -> Encoder:
-    """Load a pretrained encoder and give it a new head, drawn from `seed`, with one output for each of `labels`.
+    """Load a pretrained encoder with a head that has one output for each of `labels`.
 
-    `problem_type` is transformers' word for the task; it goes into the saved configuration.
+    A checkpoint's own head stays where it has as many outputs; otherwise a new one is drawn from `seed`. `problem_type`
+    is transformers' word for the task; it goes into the saved configuration.
 
     Weights are float32 whatever the checkpoint holds (16-bit weights would train without a float32 master copy), and
     come from safetensors only. Raises `ModelError` for a model that cannot be loaded, whose checkpoint lacks weights of
     the encoder itself, or that does not know a setting.
     """
     path = model_path(settings.name)
+    if settings.revision is not None and Path(path).is_dir():
+        raise ModelError(f"model.revision: {path} is a folder, which has no revisions; remove the setting")
     shared = {"revision": settings.revision, "trust_remote_code": False, "local_files_only": Path(path).is_dir()}
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # its load report: `new_weights` says the same
@@ -140,6 +144,11 @@ def load_encoder(
         transformers.utils.logging.set_verbosity(level)
     new = tuple(sorted(report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}))
     _check_weights(settings.name, model, new)
+    if config.pad_token_id is None:
+        raise ModelError(
+            f"model.name: {settings.name!r} ({config.model_type}) has no padding token, so it is no encoder of "
+            "BERT's kind; choose another model"
+        )
     if settings.gradient_checkpointing:
         # transformers renames it: the second name is the older one
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -152,7 +161,10 @@ def load_encoder(
         model=model,
         position_limit=position_limit(model),
         vocabulary_size=model.get_input_embeddings().num_embeddings,
-        pad_id=config.pad_token_id if config.pad_token_id is not None else 0,
+        pad_id=config.pad_token_id,
+        takes_token_types="token_type_ids" in inspect.signature(model.forward).parameters
+        and getattr(config, "type_vocab_size", 0) > 1,
+        takes_ready_mask=config.model_type in READY_MASK_TYPES and config._attn_implementation == "sdpa",
         training_flops=count_training_flops(model),
         new_weights=new,
     )
@@ -189,17 +201,21 @@ def _check_weights(name: str, model: Any, new: tuple[str, ...]) -> None:
 
 def save_model(encoder: Encoder, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer as transformers' Auto classes load them; the folder appears complete or not at all."""
-    beside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    encoder.model.save_pretrained(beside)
+    beside, before = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    for left_over in (beside, before):
+        shutil.rmtree(left_over, ignore_errors=True)
+    # Under the names that the model has now, not those that an old checkpoint had: `load_weights` finds every one.
+    encoder.model.save_pretrained(beside, save_original_format=False)
     tokenizer.save_pretrained(beside)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(before)
     beside.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def load_weights(encoder: Encoder, folder: Path) -> None:
     """Put the weights that `save_model` wrote into `encoder`."""
-    encoder.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    load_safetensors(encoder.model, folder / "model.safetensors")  # strict: nothing may be missing or left over
 
 
 def position_limit(model: Any) -> int | None:

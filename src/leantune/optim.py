@@ -22,7 +22,7 @@ class OptimizerSettings(Section):
     epochs: int = Field(default=3, ge=1)
     """Passes over the training rows."""
     max_steps: int | None = Field(default=None, ge=1)
-    """End after so many optimizer steps; null trains all epochs."""
+    """End after so many optimizer steps, if the epochs have as many; null trains all epochs."""
     schedule: Schedule = "linear"
     """How the learning rate falls after the warm-up: to zero in a line or a half cosine, or not at all."""
     warmup_fraction: float = Field(default=0.06, ge=0, le=1)

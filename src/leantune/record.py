@@ -26,12 +26,10 @@ import yaml
 from numpy.typing import NDArray
 
 from leantune.errors import RunFolderError
-from leantune.events import Checkpoint, Evaluation, FoldStart, Note, TrainStep
+from leantune.events import Recorded
 
 ESCAPE = "backslashreplace"
 """What is done with bytes of a file name that are no UTF-8: they are written as JSON and YAML escape them."""
-
-Recorded = Note | FoldStart | TrainStep | Evaluation | Checkpoint
 
 
 def refuse_taken(path: Path) -> None:

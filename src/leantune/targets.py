@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leantune.cells import listed, refuse_cells, shown
 from leantune.errors import SettingsError, TableError
-from leantune.table import Table, listed, numbers_or_nan, parse_numbers, refuse_cells, shown
+from leantune.table import Table, numbers_or_nan, parse_numbers
 
 TaskKind = Literal["regression", "binary", "multiclass", "multilabel"]
 

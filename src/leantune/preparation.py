@@ -1,0 +1,216 @@
+"""Everything before training, from a file to rows and a loaded encoder: every stage is known, every `auto` resolved."""
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from leantune.batch import Rows
+from leantune.batch_plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.config import Config
+from leantune.errors import SettingsError, TableError
+from leantune.events import Event, Note, Progress
+from leantune.folds import Folds, fold_table
+from leantune.loop import Batching
+from leantune.metrics import MetricName, default_metric, metric_names
+from leantune.model import Encoder, load_encoder, model_path
+from leantune.precision import Precision, supported_precisions
+from leantune.table import Table
+from leantune.targets import Targets, TaskKind
+from leantune.task import Task, make_task
+from leantune.tokens import TokenizedTexts, check_tokenizer, load_tokenizer, tokenize, tokenizer_fingerprint
+from leantune.truncation import Sequences, discover_template, truncate
+
+# Positions (rows x padded length) that are computed at once where micro_batch is auto. On a CPU few of them stay in the
+# cache and pad less (benchmarks/micro_batch.py); a GPU wants all that fits.
+AUTO_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything that the folds of a run share."""
+
+    config: Config
+    """Effective settings: with what every `auto` came to."""
+    data: Path
+    ids: pa.Array
+    """string [N]."""
+    targets: Targets
+    task: Task
+    folds: Folds
+    tokenizer: Any
+    tokenizer_fingerprint: str
+    rows: Rows
+    batching: Batching
+    metric: MetricName
+    precision: Precision
+    load: Callable[[], Encoder]
+    """Loads the pretrained encoder anew, with the same head every time."""
+    notes: tuple[Note, ...]
+
+    @property
+    def fold_numbers(self) -> list[int]:
+        """The folds to train."""
+        return list(range(self.folds.count)) if self.config.fold == "all" else [self.config.fold]
+
+
+def prepare(config: Config, precision: Precision) -> Generator[Event, None, tuple[Prepared, Encoder]]:
+    """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder."""
+    table, targets, folds = fold_table(config.data, config.folds)
+    task = make_task(targets)
+    metric = _resolve_metric(config, targets.kind)
+    weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
+    for number in range(folds.count) if config.fold == "all" else [config.fold]:
+        if not weights[folds.training_rows(number)].any():  # raises, too, where there is no such fold
+            raise TableError(
+                f"{table.path}: all rows that train in fold {number} have the weight 0; nothing can be learned"
+            )
+
+    name = model_path(config.model.name)
+    tokenizer = load_tokenizer(name, config.model.revision)
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    load = partial(
+        load_encoder,
+        config.model,
+        labels=task.labels,
+        problem_type=task.problem_type,
+        device=precision.device,
+        seed=config.seed,
+    )
+    encoder = load()
+    check_tokenizer(tokenizer, encoder.vocabulary_size)
+    tokenized = yield from _tokenize(table, tokenizer)
+    template = discover_template(tokenizer, pair=len(table.texts) == 2)
+    limit = encoder.position_limit or min(tokenizer.model_max_length, sys.maxsize)
+    sequences = truncate(tokenized, template, config.tokens, limit)
+    if not sequences.lengths.all():
+        row = int(sequences.lengths.argmin()) + 1
+        raise TableError(
+            f"{table.path}, row {row}: found an empty text, expected at least one token, since this model's tokenizer "
+            "adds no special tokens; remove the row"
+        )
+    tokenizer.model_max_length = sequences.max_length  # the saved copy cuts where training cut
+    tokenizer.truncation_side = "left" if config.tokens.truncation == "tail" else "right"
+
+    batching, layout = _resolve_batching(config, sequences, precision)
+    effective = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"task": targets.kind}),
+            "folds": config.folds if folds.kind == "given" else config.folds.model_copy(update={"kind": folds.kind}),
+            "tokens": config.tokens.model_copy(update={"max_length": sequences.max_length}),
+            "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout}),
+            "precision": precision.name,
+            "evaluation": config.evaluation.model_copy(update={"metric": metric}),
+            "device": str(precision.device),
+        }
+    )
+    return Prepared(
+        config=effective,
+        data=table.path,
+        ids=table.ids,
+        targets=targets,
+        task=task,
+        folds=folds,
+        tokenizer=tokenizer,
+        tokenizer_fingerprint=fingerprint,
+        rows=Rows(sequences=sequences, targets=targets.values, weights=weights),
+        batching=batching,
+        metric=metric,
+        precision=precision,
+        load=load,
+        notes=tuple(
+            _notes(
+                config,
+                effective,
+                targets=targets,
+                folds=folds,
+                batching=batching,
+                sequences=sequences,
+                encoder=encoder,
+                precision=precision,
+            )
+        ),
+    ), encoder
+
+
+def _tokenize(table: Table, tokenizer: Any) -> Generator[Event, None, TokenizedTexts]:
+    progress = tokenize(table.texts, tokenizer)
+    while True:
+        try:
+            reached = next(progress)
+        except StopIteration as end:
+            tokenized: TokenizedTexts = end.value
+            return tokenized
+        yield Progress(stage="tokenize", done=reached.rows_done, total=reached.rows)
+
+
+def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
+    if config.evaluation.metric == "auto":
+        return default_metric(kind)
+    names = metric_names(kind)
+    if config.evaluation.metric not in names:
+        raise SettingsError(
+            f"evaluation.metric: {config.evaluation.metric} is not defined for {kind}, which has {', '.join(names)}"
+        )
+    return config.evaluation.metric
+
+
+def _resolve_batching(config: Config, sequences: Sequences, precision: Precision) -> tuple[Batching, str]:
+    settings = config.batching
+    layout = "dynamic" if settings.layout == "auto" else settings.layout
+    limit = settings.micro_batch
+    return Batching(
+        batch_size=settings.batch_size,
+        micro_batch=TokensPerMicroBatch(tokens=AUTO_TOKENS[precision.device.type]) if limit == "auto" else limit,
+        order=settings.order,
+        fixed_length=int(sequences.lengths.max()) if layout == "fixed" else None,
+    ), layout
+
+
+def _notes(
+    config: Config,
+    effective: Config,
+    *,
+    targets: Targets,
+    folds: Folds,
+    batching: Batching,
+    sequences: Sequences,
+    encoder: Encoder,
+    precision: Precision,
+) -> Iterator[Note]:
+    """Tell up front what was chosen and why, and what is cut."""
+    rows = len(sequences.lengths)
+    yield Note(about="data", text=f"{rows:,} rows of {config.data.path}")
+    yield Note(about="task", text=targets.reason)
+    yield Note(about="folds", text=f"{folds.count} folds ({folds.kind}), trained: {config.fold}")
+    for text in folds.notes:
+        yield Note(about="folds", text=text)
+    origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
+    yield Note(
+        about="tokens",
+        text=f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {sequences.max_length} tokens ({origin}) "
+        f"and lose {sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
+        if sequences.truncated_rows
+        else f"nothing is cut: up to {sequences.max_length} tokens fit ({origin}), the longest row has "
+        f"{int(sequences.lengths.max())}",
+    )
+    new = f"new weights, drawn from the seed: {', '.join(encoder.new_weights)}"
+    yield Note(about="model", text=new if encoder.new_weights else "the checkpoint's own head is trained on")
+    reason = "as set"
+    if config.precision == "auto":
+        reason = f"this device computes {', '.join(supported_precisions(precision.device))}"
+    yield Note(about="precision", text=f"{precision.name} on {precision.device} ({reason})")
+    yield Note(
+        about="batching",
+        text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, "
+        f"{effective.batching.layout} padding, micro-batches of up to {_describe_limit(batching.micro_batch)}",
+    )
+
+
+def _describe_limit(limit: MicroBatch) -> str:
+    return f"{limit.rows} rows" if isinstance(limit, RowsPerMicroBatch) else f"{limit.tokens:,} tokens"
