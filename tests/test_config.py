@@ -10,7 +10,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import leantune
 from leantune.config import Config, dump_config, load_config, parse_config, read_yaml
 from leantune.errors import SettingsError
 from leantune.metrics import CLASS_METRICS, REGRESSION_METRICS
@@ -18,7 +17,6 @@ from leantune.optim import OptimizerSettings
 from leantune.record import RunFolder
 from leantune.settings import Section
 
-SOURCES = Path(leantune.__file__).parent
 MINIMAL = {"data.path": "a.csv", "data.text": "text", "data.target": "target", "model.name": "demo"}
 
 

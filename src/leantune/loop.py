@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from leantune.batch import Rows, make_batch
+from leantune.batch import Batch, Rows, make_batch
 from leantune.batch_plan import EpochPlan, MicroBatch, Order, plan_epoch, plan_evaluation
 from leantune.clock import PhaseClock, process_bytes
 from leantune.device import device_bytes
@@ -107,10 +107,8 @@ def train_fold(
     """
     optimizer = make_optimizer(encoder.model, fold.optimizer)
     readings = _Readings(fold, encoder.training_flops, precision, clock)
-    best: float | None = None
-    evaluated_before = False
-    skipped_in_a_row = 0
-    schedule_step = 0  # a step that fp16 skipped does not advance the schedule
+    best = _Best(fold.metric)
+    schedule_step = skipped_in_a_row = 0  # a step that fp16 skipped does not advance the schedule
     yield FoldStart(
         fold=fold.number,
         training_rows=len(fold.training_rows),
@@ -129,16 +127,7 @@ def train_fold(
         result = optimizer_step(
             encoder,
             optimizer,
-            (
-                make_batch(
-                    rows,
-                    micro,
-                    pad_id=encoder.pad_id,
-                    fixed_length=fold.batching.fixed_length,
-                    device=precision.device,
-                )
-                for micro in numbers
-            ),
+            (_batch(encoder, rows, fold, micro, precision.device) for micro in numbers),
             total_weight=float(rows.weights[fold.training_rows[planned.rows]].sum()) or 1.0,
             task=task,
             precision=precision,
@@ -158,29 +147,40 @@ def train_fold(
             yield from readings.take()
         if evaluated:
             with clock.during("evaluation"):
-                outputs = predict_rows(encoder, rows, fold, task=task, precision=precision)
-                metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], outputs)
-            is_best = not evaluated_before or is_better(fold.metric, metrics[fold.metric], best)
-            if metrics[fold.metric] is None and not evaluated_before:
-                yield Note(
-                    event="warning",
-                    about="evaluation",
-                    text=f"{fold.metric} is not defined on these validation rows: the first evaluation counts as best",
-                )
-            best = metrics[fold.metric] if is_best else best
-            evaluated_before = True
+                predictions = predict_rows(encoder, rows, fold, task=task, precision=precision)
+                metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], predictions)
+            is_best, warnings = best.judge(metrics[fold.metric])
+            yield from warnings
             yield Evaluation(
                 fold=fold.number,
                 step=step,
                 epoch=step / fold.steps_per_epoch,
                 metrics=metrics,
                 is_best=is_best,
-                predictions=outputs,
+                predictions=predictions,
                 rows=len(fold.validation_rows),
                 train_seconds=readings.train_seconds(),
                 evaluation_seconds=clock.seconds("evaluation"),
             )
             encoder.model.train()
+
+
+class _Best:
+    """Remembers the best evaluation so far."""
+
+    def __init__(self, metric: MetricName) -> None:
+        self._metric = metric
+        self._value: float | None = None
+        self._is_first = True
+
+    def judge(self, value: float | None) -> tuple[bool, list[Note]]:
+        """Tell whether an evaluation with this value is the best so far; the first always is, perhaps with a warning."""
+        is_first, self._is_first = self._is_first, False
+        if not (is_first or is_better(self._metric, value, self._value)):
+            return False, []
+        self._value = value
+        text = f"{self._metric} is not defined on these validation rows: the first evaluation counts as best"
+        return True, [Note(event="warning", about="evaluation", text=text)] if value is None else []
 
 
 def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
@@ -193,6 +193,10 @@ def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
         seed=fold.seed,
         epoch=epoch,
     )
+
+
+def _batch(encoder: Encoder, rows: Rows, fold: Fold, numbers: NDArray[np.int64], device: torch.device) -> Batch:
+    return make_batch(rows, numbers, pad_id=encoder.pad_id, fixed_length=fold.batching.fixed_length, device=device)
 
 
 def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision) -> NDArray[np.float64]:
@@ -210,13 +214,7 @@ def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precis
     encoder.model.eval()
     with torch.inference_mode(), precision.compute():
         for micro in plan:
-            batch = make_batch(
-                rows,
-                numbers[micro],
-                pad_id=encoder.pad_id,
-                fixed_length=fold.batching.fixed_length,
-                device=precision.device,
-            )
+            batch = _batch(encoder, rows, fold, numbers[micro], precision.device)
             outputs.append(task.predictions(encoder.logits(batch)))
     predictions = np.empty((len(numbers), task.outputs))
     predictions[plan.rows] = torch.cat(outputs).cpu().numpy()
