@@ -174,7 +174,7 @@ class _Best:
         self._is_first = True
 
     def judge(self, value: float | None) -> tuple[bool, list[Note]]:
-        """Tell whether an evaluation with this value is the best so far; the first always is, perhaps with a warning."""
+        """Tell whether an evaluation with this value is the best so far: the first is, perhaps with a warning."""
         is_first, self._is_first = self._is_first, False
         if not (is_first or is_better(self._metric, value, self._value)):
             return False, []
