@@ -123,7 +123,6 @@ def read_texts(data: Path, rows: list[int]) -> list[str]:
     return [texts[row] for row in rows]
 
 
-@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize("truncation", ["head", "tail"])
 def test_plain_transformers_repeats_the_predictions_for_texts_that_were_cut(
     data: Path, bert: Path, tmp_path: Path, truncation: str
@@ -142,6 +141,7 @@ def test_a_runs_own_model_can_be_trained_on_with_longer_texts(data: Path, bert: 
     assert "max_length: 128" in (tmp_path / "long" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
 def test_classes_and_labels_are_trained_with_probabilities_to_show(bert: Path, tmp_path: Path, kind: Any) -> None:
     data = write_table(tmp_path / "train.csv", kind=kind)
     target = list(LABELS[kind]) if kind == "multilabel" else ["label"]
