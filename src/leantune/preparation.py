@@ -95,8 +95,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
             "adds no special tokens; remove the row"
         )
     tokenizer.model_max_length = sequences.max_length  # the saved copy cuts where training cut
-    # As an argument of its making, since that is what `save_pretrained` writes.
-    tokenizer.init_kwargs["truncation_side"] = "left" if config.tokens.truncation == "tail" else "right"
+    tokenizer.truncation_side = "left" if config.tokens.truncation == "tail" else "right"
+    tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # or else `save_pretrained` forgets it
 
     batching, layout = _resolve_batching(config, sequences, precision)
     effective = config.model_copy(
