@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from article_loop import make_parser
+
 HERE = Path(__file__).parent
 
 
@@ -52,15 +54,7 @@ def run_leantune(options: argparse.Namespace, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("data")
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--rows", type=int)
-    parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser = make_parser()
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
 

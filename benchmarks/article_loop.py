@@ -32,7 +32,8 @@ def validates_in_fold_0(targets: np.ndarray, seed: int) -> np.ndarray:
     return mask
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """The options that say which rows are learned, and how."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
     parser.add_argument("--text", required=True)
@@ -41,8 +42,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--max-steps", type=int)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -66,12 +71,12 @@ def main() -> None:
     training = torch.utils.data.Subset(dataset, np.flatnonzero(~validation).tolist())
     held_out = torch.utils.data.Subset(dataset, np.flatnonzero(validation).tolist())
     loader = torch.utils.data.DataLoader(training, batch_size=32, shuffle=True)
-    steps = options.max_steps or len(loader) * options.epochs
+    steps = len(loader) * options.epochs
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * steps), steps)
 
-    train_seconds, done, scores = 0.0, 0, []
-    while done < steps:
+    train_seconds, scores = 0.0, []
+    for _ in range(options.epochs):
         model.train()
         start = time.perf_counter()
         for ids, mask, target in loader:
@@ -81,9 +86,6 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            done += 1
-            if done == steps:
-                break
         train_seconds += time.perf_counter() - start
         model.eval()
         with torch.no_grad():

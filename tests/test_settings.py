@@ -167,3 +167,16 @@ def test_a_setting_that_is_read_is_not_unused():
 
 def test_a_default_that_nothing_reads_is_no_error():
     assert Stage(name="x", kind="short").tail == 0.5
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_yes_or_no_for_a_number_is_refused(value):
+    with pytest.raises(SettingsError, match=rf"^limit: found {value}, expected".lower()):
+        check(Stage, {"name": "a", "limit": value})
+
+
+def test_a_yes_or_no_where_one_is_asked_for_is_taken():
+    class Switch(Section):
+        on: bool = False
+
+    assert check(Switch, {"on": True}).on

@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import BertJapaneseTokenizer
 from leantune.errors import ModelError, SettingsError
 from leantune.tokens import TokenizedTexts, load_tokenizer, tokenize
 from leantune.truncation import Sequences, Template, TokenSettings, discover_template, truncate
+from small_runs import finish
 from tiny_encoders import MAX_LENGTH, NAMES, OTHER_SCRIPTS, make_texts
 
 FIRST = ["", "Bako", *OTHER_SCRIPTS, *make_texts(2, most_words=12), *make_texts(4, most_words=200, seed=1)]
@@ -62,18 +63,9 @@ def rows(request: pytest.FixtureRequest, tiny_encoder_dir: Callable[[str], Path]
         tokenizer=tokenizer,
         columns=columns,
         own=tokenizer(*columns, verbose=False),
-        tokenized=returned(tokenize(arrays, tokenizer, cache_dir=tmp_path_factory.mktemp("tokens"))),
+        tokenized=finish(tokenize(arrays, tokenizer, cache_dir=tmp_path_factory.mktemp("tokens"))),
         template=discover_template(tokenizer, pair=texts == 2),
     )
-
-
-def returned(generator: Generator[Any, None, Any]) -> Any:
-    """Run to the end; what the generator returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def shared_longest_first(counts: tuple[int, ...], budget: int) -> tuple[int, ...]:
@@ -237,7 +229,7 @@ def test_tokenizers_written_in_python_have_templates_too(tmp_path: Path, texts: 
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"東京は雨"]), encoding="utf-8")
     tokenizer = BertJapaneseTokenizer(str(vocabulary), subword_tokenizer_type="character")
     columns = (["東京", "", "雨は東京"], ["雨", "は", ""])[:texts]
-    tokenized = returned(tokenize(tuple(map(pa.array, columns)), tokenizer))
+    tokenized = finish(tokenize(tuple(map(pa.array, columns)), tokenizer))
     sequences = truncate(tokenized, discover_template(tokenizer, pair=texts == 2), TokenSettings(), limit=512)
     assert [sequences.ids(row).tolist() for row in range(3)] == tokenizer(*columns)["input_ids"]
 

@@ -59,7 +59,7 @@ def supported_precisions(device: torch.device) -> tuple[PrecisionName, ...]:
 
 
 def _cpu_computes_bf16() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):  # since torch 2.11
+    if not hasattr(torch.cpu, "get_capabilities"):  # not in every torch that is allowed
         return False
     features = torch.cpu.get_capabilities()
     if platform.machine().lower() in ("aarch64", "arm64"):

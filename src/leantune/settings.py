@@ -6,7 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, TypeGuard, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 from leantune.errors import SettingsError
 
@@ -22,6 +22,15 @@ class Section(BaseModel):
 
     used_only_with: ClassVar[dict[str, tuple[str, frozenset[Any]]]] = {}
     """Setting -> (other setting, its values under which the first is read)."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # To pydantic `true` is the number 1, so that YAML's `fold: yes` would train fold 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            word = str(value).lower()
+            raise ValueError(f"found {word}, expected another value (in YAML yes, no, on and off are true and false)")
+        return value
 
     @model_validator(mode="after")
     def _no_unused_settings(self) -> "Section":
