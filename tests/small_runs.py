@@ -11,7 +11,7 @@ import torch
 
 from leantune.batch import Rows
 from leantune.config import Config, parse_config
-from leantune.experiment import run
+from leantune.run import run
 from leantune.model import Encoder, ModelSettings, load_encoder
 from leantune.precision import Precision
 from leantune.targets import TaskKind

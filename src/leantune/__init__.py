@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Any
 from leantune.errors import LeantuneError
 
 if TYPE_CHECKING:
-    from leantune.experiment import Run, demo, train
+    from leantune.comparison import Comparison
+    from leantune.experiment import compare, demo
     from leantune.folds import Folds, assign_folds
+    from leantune.run import Run, train
 
-__all__ = ["Folds", "LeantuneError", "Run", "assign_folds", "demo", "train"]
+__all__ = ["Comparison", "Folds", "LeantuneError", "Run", "assign_folds", "compare", "demo", "train"]
 
-_HOMES = {"Folds": "folds", "Run": "experiment", "assign_folds": "folds", "demo": "experiment", "train": "experiment"}
+_HOMES = {
+    "Comparison": "comparison",
+    "Folds": "folds",
+    "Run": "run",
+    "assign_folds": "folds",
+    "compare": "experiment",
+    "demo": "experiment",
+    "train": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -107,15 +107,46 @@ def folds(
 
 
 @app.command()
-def demo(
-    output: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="New folder for the run; else leantune-demo, numbered.")
+def compare(
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="Recipes, seeds and folds.")],
+    *,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs and the report; finished runs stay.")],
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the experiment, such as base.data.limit=400."),
     ] = None,
 ) -> None:
-    """Fine-tune a small encoder on 2,000 shipped sentences, offline."""
-    from leantune.example import demo_config, free_folder
+    """Compare training recipes on the same rows, folds and seeds, with intervals."""
+    from leantune.experiment import compare as compare_recipes
 
-    _run(demo_config(), output or free_folder(Path("leantune-demo")))
+    compare_recipes(experiment, output=output, assignments=tuple(assign or ()))
+    typer.echo(output / "report.html")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `leantune compare` wrote.")],
+) -> None:
+    """Rebuild a comparison's report from its run folders."""
+    from leantune.experiment import report as rebuild
+
+    rebuild(folder)
+    typer.echo(folder / "report.html")
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the comparison; else leantune-demo, numbered.")
+    ] = None,
+) -> None:
+    """Compare four ways to fine-tune a small encoder on shipped sentences, offline."""
+    from leantune.example import free_folder
+    from leantune.experiment import demo as compare_demo
+
+    folder = output or free_folder(Path("leantune-demo"))
+    compare_demo(folder)
+    typer.echo(folder / "report.html")
 
 
 @app.callback(invoke_without_command=True)
@@ -131,7 +162,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Show the ve
 def _run(config: "Config", output: Path) -> None:
     from leantune.clock import process_started_at
     from leantune.display import Display
-    from leantune.experiment import run
+    from leantune.run import run
 
     for _ in Display.over(run(config, output, started_at=process_started_at())):
         pass

@@ -64,13 +64,7 @@ def load_config(path: Path | None, flags: Mapping[str, Any], assignments: Iterab
     for name, value in flags.items():
         _assign(settings, name, value)
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or not name:
-            raise SettingsError(f"--set: found {assignment!r}, expected key.sub=value, such as optimizer.epochs=1")
-        try:
-            _assign(settings, name.strip(), _parse_yaml(text))
-        except ValueError:
-            raise SettingsError(f"--set {name}: {text!r} is not a YAML value") from None
+        assign(settings, assignment)
     return parse_config(settings)
 
 
@@ -130,6 +124,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def assign(settings: dict[str, Any], assignment: str) -> None:
+    """Change nested settings in place as a text such as `optimizer.epochs=1` says, whose value is YAML.
+
+    Raises `SettingsError` where it is no such text.
+    """
+    name, equals, text = assignment.partition("=")
+    if not equals or not name:
+        raise SettingsError(f"--set: found {assignment!r}, expected key.sub=value, such as optimizer.epochs=1")
+    try:
+        _assign(settings, name.strip(), _parse_yaml(text))
+    except ValueError:
+        raise SettingsError(f"--set {name}: {text!r} is not a YAML value") from None
 
 
 def _assign(settings: dict[str, Any], name: str, value: Any) -> None:

@@ -33,6 +33,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def device_key(name: str) -> str:
+    """Return what `resolve_device(name)` will come to, without touching the device: a name for a lock on it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.device_count() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda:0" if name == "cuda" else name
+
+
 def describe_device(device: torch.device) -> dict[str, object]:
     """Name, and memory or cores, of a device: what a reader needs in order to judge a time."""
     if device.type == "cuda":

@@ -120,3 +120,89 @@ Recorded = Note | FoldStart | TrainStep | Evaluation | Checkpoint | FoldEnd
 """What the run folder keeps, a line each."""
 
 Event = Recorded | Progress | RunEnd
+
+
+# What a comparison tells, beside the files that its runs write.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A few steps of a recipe are about to be timed, before the plan."""
+
+    recipe: str
+    number: int
+    """From 1."""
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRecipe:
+    """One line of the plan."""
+
+    name: str
+    differs: dict[str, Any]
+    """Setting -> this recipe's value, where it is not the baseline's; empty for the baseline."""
+    runs: int
+    finished: int
+    """Runs that are kept from before."""
+    seconds: float | None
+    """Estimate for one whole run; None where it was not tried, or failed."""
+    step_seconds: float | None
+    error: str
+    """Why the trial failed; "" otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is about to run."""
+
+    title: str
+    baseline: str
+    recipes: tuple[PlannedRecipe, ...]
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Another comparison uses the device: this one waits until it is free."""
+
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """A run's process was started."""
+
+    recipe: str
+    fold: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """How far the run is."""
+
+    recipe: str
+    step: int
+    total_steps: int
+    """0 while it is starting up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDone:
+    """A run has ended, well or not."""
+
+    recipe: str
+    fold: int
+    seed: int
+    seconds: float
+    metric: str
+    metrics: dict[str, Any] | None
+    """`overall` of its metrics.json; None for a failed run."""
+    error: str
+    """Why it failed; "" otherwise."""
+
+
+ComparisonEvent = Trial | Plan | Waiting | RunStart | RunProgress | RunDone

@@ -66,14 +66,11 @@ class RunFolder:
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write the effective settings."""
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML writes these as they are, and reads line breaks
-            text = yaml.safe_dump(settings, sort_keys=False)
-        _write(self.path / "config.yaml", text)
+        write_yaml(self.path / "config.yaml", settings)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write what the run ran on."""
-        _write(self.path / "environment.json", _json(environment, indent=2))
+        write_json(self.path / "environment.json", environment)
 
     def write_event(self, event: Recorded) -> None:
         """Append one line to `events.jsonl`."""
@@ -111,7 +108,7 @@ class RunFolder:
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`, which says that the run is finished."""
-        _write(self.path / "metrics.json", _json(metrics, indent=2))
+        write_json(self.path / "metrics.json", metrics)
 
 
 def write_folds(path: Path, ids: pa.Array, folds: NDArray[np.int64]) -> None:
@@ -123,7 +120,20 @@ def write_folds(path: Path, ids: pa.Array, folds: NDArray[np.int64]) -> None:
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
     writer.writerow(("id", "fold"))
     writer.writerows(zip(names, folds.tolist(), strict=True))
-    _write(path, text.getvalue())
+    write_text(path, text.getvalue())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file at once; raises ValueError for a number that is not finite."""
+    write_text(path, _json(content, indent=2))
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> None:
+    """Write a YAML file at once."""
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML writes these as they are, and reads line breaks
+        text = yaml.safe_dump(content, sort_keys=False)
+    write_text(path, text)
 
 
 def code_revision() -> str | None:
@@ -148,7 +158,7 @@ def _json(value: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file at once: a reader sees the old one or the new one, never a part."""
     beside = path.with_name(f".{path.name}.tmp")
     text += "" if text.endswith("\n") else "\n"

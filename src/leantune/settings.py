@@ -66,7 +66,7 @@ def _explain(detail: Any, section: type[Section], settings: Mapping[str, Any], p
     kind: Any = section
     value: Any = settings
     location = list(detail["loc"])
-    while location and _is_section(kind):  # what is left after that says which type of a union was tried, or which item
+    while location and is_section(kind):  # what is left after that says which type of a union was tried, or which item
         part = location.pop(0)
         names.append(str(part))
         known = kind.model_fields
@@ -81,9 +81,9 @@ def _explain(detail: Any, section: type[Section], settings: Mapping[str, Any], p
             f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         )
     if detail["type"] == "missing" and not location:
-        return f"{name}: missing; " + (f"it needs {_required(kind)}" if _is_section(kind) else "it has no default")
+        return f"{name}: missing; " + (f"it needs {_required(kind)}" if is_section(kind) else "it has no default")
     for choice in get_args(kind):
-        if _is_section(choice) and isinstance(value, Mapping) and value and set(value) <= set(choice.model_fields):
+        if is_section(choice) and isinstance(value, Mapping) and value and set(value) <= set(choice.model_fields):
             try:
                 check(choice, value, name)
             except SettingsError as error:
@@ -96,7 +96,7 @@ def _expected(detail: Any, kind: Any) -> str:
     message: str = detail["msg"]
     if detail["type"].startswith(("greater_", "less_", "finite_")):
         return message.removeprefix("Input should be ")
-    if _is_section(kind):
+    if is_section(kind):
         return f"its settings: {', '.join(kind.model_fields)}"
     *others, last = _values(kind)
     return f"{', '.join(others)} or {last}" if others else last
@@ -104,7 +104,7 @@ def _expected(detail: Any, kind: Any) -> str:
 
 def _values(kind: Any) -> Iterator[str]:
     """Describe the values of a type: one text for each choice."""
-    if _is_section(kind):
+    if is_section(kind):
         fields = {name: " or ".join(_values(field.annotation)) for name, field in kind.model_fields.items()}
         yield f"{{{', '.join(f'{name}: {values}' for name, values in fields.items())}}}"
     elif get_origin(kind) is Literal:
@@ -133,7 +133,8 @@ def _required(section: type[Section]) -> str:
     return ", ".join(name for name, field in section.model_fields.items() if field.is_required())
 
 
-def _is_section(kind: Any) -> TypeGuard[type[Section]]:
+def is_section(kind: Any) -> TypeGuard[type[Section]]:
+    """Tell whether an annotation is one section, not a choice of several."""
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
