@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from leantune.comparison import Comparison, compare_runs
+from leantune.device import resolve_device
 from leantune.events import ComparisonEvent
 from leantune.example import demo_experiment, free_folder
 from leantune.overview import Overview, show_comparison
+from leantune.precision import make_precision
 from leantune.recipes import Experiment, load_experiment, parse_experiment
 from leantune.report import write_report
 from leantune.runner import run_experiment
@@ -44,7 +46,8 @@ def demo(output: str | Path | None = None, *, display: bool = True) -> Compariso
     Writes the folder `output`, by default `leantune-demo` or the next free number of it.
     """
     folder = Path(output or free_folder(Path("leantune-demo")))
-    experiment = parse_experiment(demo_experiment(), title="demo")
+    mixed_precision = make_precision("auto", resolve_device("auto")).name != "fp32"
+    experiment = parse_experiment(demo_experiment(mixed_precision=mixed_precision), title="demo")
     command = shlex.join(["leantune", "demo", "--output", str(folder)])
     return _finish(experiment, folder, command=command, estimate=False, display=display)
 

@@ -154,9 +154,7 @@ def _try(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, Measur
 
 def _extrapolate(events: "_Events", effective: dict[str, Any], started: float) -> Measured:
     """Estimate a whole run from its first steps: start-up, all steps, and evaluations at a third of a step's cost."""
-    seconds = [
-        after - before for before, after in zip([0.0, *events.train_seconds], events.train_seconds, strict=False)
-    ]
+    seconds = [after - before for before, after in pairwise([0.0, *events.train_seconds])]
     step_seconds = statistics.median(seconds[1:] or seconds)
     steps_per_epoch = -(-events.training_rows // effective["batching"]["batch_size"])
     every = effective["evaluation"]["every"]

@@ -1,0 +1,337 @@
+"""Recipes compared with a baseline, pair by pair: what each trick bought, with intervals, or `inconclusive`.
+
+DIR/plan.json + DIR/runs/*/*  ->  cells (recipe x fold x seed)  ->  effects (recipe x measure)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from leantune.comparability import check_comparable, flatten, variations
+from leantune.effects import (
+    Effect,
+    Measure,
+    MemoryOf,
+    Verdict,
+    judge,
+    make_measures,
+    pair_values,
+    value_of,
+    what_is_missing,
+)
+from leantune.errors import RunFolderError
+from leantune.experiment_folder import Cell, Plan, read_cells, read_plan
+from leantune.paired import describe_method
+from leantune.results import RunResult
+
+__all__ = ["Cell", "Comparison", "Effect", "Measure", "RecipeResult", "Verdict", "compare_runs"]
+
+NOT_A_CHANGE = ("seed", "fold", "data.path", "device")
+"""Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecipeResult:
+    """One recipe: its runs, its means, and what it changed against the baseline."""
+
+    name: str
+    differs: dict[str, tuple[Any, Any]]
+    """Effective setting (dotted) -> the baseline's value, this recipe's value; None for one that is not there."""
+    cells: tuple[Cell, ...]
+    means: dict[str, float | None]
+    """Measure -> mean over the runs that are done (time_to_quality and quality_at_equal_time have none)."""
+    spreads: dict[str, float | None]
+    """Measure -> sample standard deviation over those runs; None for fewer than two."""
+    effects: dict[str, Effect]
+    """Measure -> effect; empty for the baseline."""
+    reached: tuple[int, int]
+    """In how many pairs the recipe reached the baseline's final quality, and of how many."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Everything that a report says."""
+
+    title: str
+    """The experiment's name: its file's stem."""
+    task: str
+    metric: str
+    lower_is_better: bool
+    """Of the metric."""
+    measures: tuple[Measure, ...]
+    baseline: str
+    recipes: tuple[RecipeResult, ...]
+    """The baseline first, then in the file's order."""
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    rows: dict[str, int]
+    """`training` and `validation`: rows of the first finished run; `total` their sum."""
+    data: str
+    """The table's path, as the settings have it."""
+    model: str
+    memory_of: Literal["device", "process"]
+    environment: dict[str, Any]
+    """Of the first finished run: versions, platform, processor, device, code_revision, data_sha256."""
+    started: str
+    """UTC, of the first run."""
+    method: tuple[str, ...]
+    """Sentences that say how intervals and verdicts were made, and what they speak about."""
+    notes: tuple[str, ...]
+    """Sentences that a reader must know: runs that failed or are missing, versions that differ."""
+    command: str
+    """What repeats the experiment."""
+
+    def recipe(self, name: str) -> RecipeResult:
+        """Return the recipe called `name`; KeyError if there is none."""
+        return {recipe.name: recipe for recipe in self.recipes}[name]
+
+
+def compare_runs(folder: Path) -> Comparison:
+    """Compare the runs below `folder`, which `leantune compare` wrote.
+
+    Raises `RunFolderError` where there is no experiment, or where two runs must not be compared (law 6): other rows,
+    folds, metric or device; the message names both runs.
+    """
+    folder = folder.expanduser()
+    plan = read_plan(folder)
+    cells = {name: tuple(read_cells(folder, plan, name)) for name in plan.recipes}
+    runs = _finished(cells)
+    if not runs:
+        raise RunFolderError(_nothing_finished(folder, plan, cells))
+    check_comparable(list(runs.values()))
+    first = next(iter(runs.values()))
+    try:
+        measures = make_measures(first.metric)
+    except ValueError as error:
+        raise RunFolderError(f"{first.folder / 'metrics.json'}: metric: {error}") from None
+    has_device_bytes = all(run.overall.get("peak_device_bytes") is not None for run in runs.values())
+    memory_of: MemoryOf = "device" if has_device_bytes else "process"
+    effects, reached = _effects(plan, cells, measures, memory_of)
+    training, validation = first.scores["training_rows"], first.scores["validation_rows"]
+    return Comparison(
+        title=plan.title,
+        task=first.task,
+        metric=first.metric,
+        lower_is_better=measures[0].lower_is_better,
+        measures=measures,
+        baseline=plan.baseline,
+        recipes=tuple(
+            RecipeResult(
+                name=name,
+                differs=_differs(cells[plan.baseline], own),
+                cells=own,
+                means={m.name: _mean(_values(m, own, memory_of)) for m in measures},
+                spreads={m.name: _spread(_values(m, own, memory_of)) for m in measures},
+                effects=effects[name],
+                reached=reached[name],
+            )
+            for name, own in cells.items()
+        ),
+        folds=plan.folds,
+        seeds=plan.seeds,
+        rows={"training": training, "validation": validation, "total": training + validation},
+        data=plan.data,
+        model=plan.model,
+        memory_of=memory_of,
+        environment=first.environment,
+        started=min(run.environment["started"] for run in runs.values()),
+        method=_method(plan),
+        notes=tuple(_notes(folder, plan, cells, effects, measures)),
+        command=plan.command,
+    )
+
+
+def _nothing_finished(folder: Path, plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> str:
+    every_cell = [cell for own in cells.values() for cell in own]
+    failed = [cell for cell in every_cell if cell.state == "failed"]
+    why = f" ({len(failed)} failed, the first with: {failed[0].error})" if failed else ""
+    return f"{folder}: found no finished run among {len(every_cell)}{why}; `{plan.command}` makes them"
+
+
+def _finished(cells: Mapping[str, Sequence[Cell]]) -> dict[str, RunResult]:
+    return {_label(cell): cell.result for own in cells.values() for cell in own if cell.result is not None}
+
+
+def _label(cell: Cell) -> str:
+    return f"{cell.recipe} fold {cell.fold} seed {cell.seed}"
+
+
+# What is compared
+
+
+def _effects(
+    plan: Plan, cells: Mapping[str, Sequence[Cell]], measures: Sequence[Measure], memory_of: MemoryOf
+) -> tuple[dict[str, dict[str, Effect]], dict[str, tuple[int, int]]]:
+    """Return recipe -> measure -> effect, and recipe -> `RecipeResult.reached`."""
+    baseline = cells[plan.baseline]
+    by_fold = {
+        run.fold: run.scores["validation_rows"] / run.scores["training_rows"] for run in _finished(cells).values()
+    }
+    effects: dict[str, dict[str, Effect]] = {name: {} for name in cells}
+    reached = dict.fromkeys(cells, (0, 0))
+    for measure in measures:
+        pairs, missing = {}, {}
+        for name in list(cells)[1:]:
+            both = [(a.result, b.result) for a, b in zip(baseline, cells[name], strict=True)]
+            found = [pair_values(measure, a, b, memory_of) if a and b else (None, None) for a, b in both]
+            # [folds, seeds, 2]; None becomes NaN.
+            values = np.array(found, dtype=np.float64).reshape(len(plan.folds), len(plan.seeds), 2)
+            missing[name] = what_is_missing(measure, values, sum(a is not None and b is not None for a, b in both))
+            if measure.name == "time_to_quality":
+                got_there, goals = np.isfinite(values).all(axis=-1).sum(), np.isfinite(values[..., 0]).sum()
+                reached[name] = int(got_there), int(goals)
+                if got_there < goals:
+                    values[:] = np.nan  # a ratio over only the pairs that got there would flatter
+            pairs[name] = values
+        for name, effect in judge(measure, pairs, rows_ratio=sum(by_fold.values()) / len(by_fold)).items():
+            reason = "; ".join(filter(None, (missing[name], effect.reason)))
+            effects[name][measure.name] = replace(effect, reason=reason)
+    return effects, reached
+
+
+def _values(measure: Measure, cells: Sequence[Cell], memory_of: MemoryOf) -> list[float]:
+    values = [value_of(measure, cell.result, memory_of) for cell in cells if cell.result is not None]
+    return [value for value in values if value is not None]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _spread(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _settings(run: RunResult) -> dict[str, Any]:
+    """Return the effective settings that a recipe may change, by their dotted names."""
+    return {name: value for name, value in flatten(run.config).items() if name not in NOT_A_CHANGE}
+
+
+def _differs(baseline: Sequence[Cell], recipe: Sequence[Cell]) -> dict[str, tuple[Any, Any]]:
+    """Return what the recipe's settings change, in a pair where there is one, since `auto` may choose by the fold."""
+    finished = [
+        ((a.fold, a.seed) == (b.fold, b.seed), a.result, b.result)
+        for a in baseline
+        for b in recipe
+        if a.result is not None and b.result is not None
+    ]
+    if not finished:
+        return {}
+    _, one, other = max(finished, key=lambda found: found[0])
+    before, after = _settings(one), _settings(other)
+    # A null is a value too: a setting that is only in one of them counts, whatever it is there.
+    return {
+        name: (before.get(name), after.get(name))
+        for name in dict.fromkeys([*before, *after])
+        if name not in before or name not in after or before[name] != after[name]
+    }
+
+
+# What a reader must know
+
+
+def _method(plan: Plan) -> tuple[str, ...]:
+    where = "All runs validate on fold" if len(plan.folds) == 1 else "Runs validate on folds"
+    return (
+        *describe_method(len(plan.folds), len(plan.seeds)),
+        f"{where} {', '.join(map(str, plan.folds))}.",
+        "Better or worse is said only where the adjusted p is below 0.05; everything else is inconclusive.",
+        "Time to quality ends at the first evaluation that is as good as the baseline's last one of the same fold and "
+        "seed. Where a recipe did not get there in every pair there is no ratio, for that of the others would flatter.",
+        "Quality at equal time is that of the latest evaluation within the training time of the faster run of a pair: "
+        "the slower run's schedule is not finished at that moment.",
+        "Both are read at evaluations only, so that evaluating more often makes them finer, and as the run saw them, "
+        "in its own precision; best and last are those of the saved float32 weights.",
+    )
+
+
+def _notes(
+    folder: Path,
+    plan: Plan,
+    cells: Mapping[str, Sequence[Cell]],
+    effects: Mapping[str, Mapping[str, Effect]],
+    measures: Sequence[Measure],
+) -> Iterator[str]:
+    """Yield what a reader must know before trusting the numbers: what is missing, and what is not the same."""
+    every_cell = [cell for own in cells.values() for cell in own]
+    for cell in every_cell:
+        if cell.state == "failed":
+            yield f"{_label(cell)} failed and is left out: {' '.join(cell.error.split())} ({cell.folder}.log has more)."
+    unfinished = [cell for cell in every_cell if cell.state == "unfinished"]
+    begun = [cell for cell in unfinished if (folder / cell.folder).is_dir() and any((folder / cell.folder).iterdir())]
+    for cell in begun:
+        yield (
+            f"{cell.folder} has no metrics.json, since its run was stopped or still goes on, and is left out; "
+            f"`{plan.command}` finishes it."
+        )
+    if len(unfinished) > len(begun):
+        left = len(unfinished) - len(begun)
+        yield f"{left} of {len(every_cell)} runs have not been made yet; `{plan.command}` makes them."
+    yield from _missing_pairs(plan, cells, effects)
+    runs = _finished(cells)
+    for measure in measures[:2]:
+        place = measure.name.removeprefix("quality_")
+        undefined = [label for label, run in runs.items() if run.scores[place][run.metric] is None]
+        if undefined:
+            yield f"{measure.label} is not defined in {_listed(undefined)}: left out of means and pairs."
+    yield from _evaluation_counts(cells)
+    yield from variations({label: _circumstances(run) for label, run in runs.items()})
+    for own in cells.values():
+        yield from variations({_label(cell): _settings(cell.result) for cell in own if cell.result is not None})
+
+
+def _missing_pairs(
+    plan: Plan, cells: Mapping[str, Sequence[Cell]], effects: Mapping[str, Mapping[str, Effect]]
+) -> Iterator[str]:
+    if not any(cell.result for cell in cells[plan.baseline]):
+        yield f"The baseline {plan.baseline} has no finished run: there is nothing to hold the recipes against."
+        return
+    for name in list(cells)[1:]:
+        both = list(zip(cells[plan.baseline], cells[name], strict=True))
+        missing = [f"fold {b.fold} seed {b.seed}" for a, b in both if not (a.result and b.result)]
+        there = len(both) - len(missing)
+        if missing:
+            yield f"{name} has {there} of {len(both)} pairs with {plan.baseline}; missing: {_listed(missing)}."
+        estimate = effects[name]["train_seconds"].estimate
+        if estimate is not None and estimate.pairs < there:
+            yield (
+                f"{estimate.pairs} of the {there} pairs of {name} are used: the largest whole grid of folds and seeds, "
+                "which the intervals need."
+            )
+
+
+def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+    """Say where the best is taken out of more evaluations in one recipe than in another (law 6)."""
+    counts: dict[str, list[int]] = {}
+    uneven = False
+    for same in zip(*cells.values(), strict=True):  # a recipe's cells of one fold and seed
+        of_cell = {cell.recipe: len(cell.result.evaluations) for cell in same if cell.result is not None}
+        uneven = uneven or len(set(of_cell.values())) > 1
+        for name, count in of_cell.items():
+            counts.setdefault(name, []).append(count)
+    if uneven:
+        parts = (f"{name} {_range(counts[name])}" for name in cells if name in counts)
+        yield (
+            f"Recipes were not evaluated equally often ({', '.join(parts)}): the best of more evaluations flatters, so "
+            "look at the last."
+        )
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _circumstances(run: RunResult) -> dict[str, Any]:
+    """Return what may differ between runs that are compared, but had better not."""
+    names = ("platform", "processor", "code_revision")
+    versions: dict[str, Any] = run.environment["versions"]
+    return versions | {name: run.environment.get(name) for name in names}
+
+
+def _listed(names: Sequence[str], count: int = 6) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

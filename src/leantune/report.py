@@ -1,0 +1,285 @@
+"""The report of a comparison: one self-contained page, the same as Markdown, and everything in it as JSON.
+
+    comparison  ->  report.html, report.md, report.json
+
+The page has no script and loads nothing: it opens from a disk, in a mail or behind a firewall as it does here.
+"""
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from leantune import drawing, figures
+from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult
+from leantune.wording import (
+    answer,
+    answer_lead,
+    effect_text,
+    numbers,
+    pairs_note,
+    setting_text,
+    spread_text,
+    value_text,
+    verdict_text,
+)
+
+MAIN = ("quality_best", "quality_last", "train_seconds", "peak_bytes")
+"""Measures of the first table; all others stand in the second."""
+HASH_DIGITS = 12
+"""Of a SHA-256, as many as tell two files apart at a glance."""
+
+
+def write_report(comparison: Comparison, folder: Path) -> None:
+    """Write report.html, report.md and report.json into `folder`: each at once, and none if one of them fails."""
+    texts = {
+        "report.html": report_html(comparison),
+        "report.md": report_md(comparison),
+        "report.json": json.dumps(report_json(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        beside = folder / f".{name}.tmp"
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        beside.replace(folder / name)
+
+
+def report_html(comparison: Comparison) -> str:
+    """Return the page; every name and text in it is escaped."""
+    drawn = {
+        "step_curve": figures.learning_curve(comparison, "step"),
+        "time_curve": figures.learning_curve(comparison, "train_seconds"),
+        "loss": figures.training_loss(comparison),
+        "memory": figures.memory_over_time(comparison),
+        "time_parts": figures.time_parts(comparison),
+        "padding": figures.padding(comparison),
+        "quality_and_time": figures.quality_and_time(comparison),
+    }
+    return _template("html").render(
+        _view(comparison),
+        effects=[Markup(svg) for name in MAIN if (svg := figures.effects(comparison, name))],
+        figures={name: Markup(svg) for name, svg in drawn.items()},
+        front=figures.pareto_front(comparison),
+        parts=list(figures.PARTS.values()),
+        smoothing=figures.SMOOTHING,
+        swatches=[Markup(drawing.swatch(index)) for index in range(len(comparison.recipes))],
+        light=drawing.LIGHT,
+        dark=drawing.DARK,
+    )
+
+
+def report_md(comparison: Comparison) -> str:
+    """Return the tables and sentences as GitHub's Markdown; every name and text in it is escaped."""
+    return _template("md").render(_view(comparison))
+
+
+def report_json(comparison: Comparison) -> dict[str, Any]:
+    """Return everything that the report says as plain values, as strict JSON has them: None for what is no number."""
+    recipes = {
+        recipe.name: {
+            "differs": {name: {"baseline": a, "recipe": b} for name, (a, b) in recipe.differs.items()},
+            "runs": [_run_record(comparison, cell) for cell in recipe.cells],
+            "means": recipe.means,
+            "spreads": recipe.spreads,
+            "effects": {name: _effect_record(effect) for name, effect in recipe.effects.items()},
+            "reached": {"pairs": recipe.reached[0], "of": recipe.reached[1]},
+        }
+        for recipe in comparison.recipes
+    }
+    same = ("metric", "lower_is_better", "baseline", "task", "method", "notes", "folds", "seeds", "rows", "data")
+    record = {"experiment": comparison.title} | {name: getattr(comparison, name) for name in same}
+    record["measures"] = {
+        m.name: {"label": m.label, "unit": m.unit, "kind": m.kind, "lower_is_better": m.lower_is_better}
+        for m in comparison.measures
+    }
+    record["recipes"] = recipes
+    for name in ("model", "memory_of", "environment", "started", "command"):
+        record[name] = getattr(comparison, name)
+    plain: dict[str, Any] = _plain(record)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {str(name): _plain(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case bool() | int() | str() | None:
+            return value
+    if hasattr(value, "item"):  # numpy's numbers
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) else str(value)
+
+
+def _run_record(comparison: Comparison, cell: Cell) -> dict[str, Any]:
+    """Return one run: which it is, how it ended, and what was measured; None for what was not."""
+    scores = cell.result.scores if cell.result else {}
+    overall = cell.result.overall if cell.result else {}
+    names = ("startup_seconds", "evaluation_seconds", "checkpoint_seconds", "total_seconds")
+    return {
+        "fold": cell.fold,
+        "seed": cell.seed,
+        "state": cell.state,
+        "folder": cell.folder,
+        "error": cell.error,
+        "best": scores.get("best", {}).get(comparison.metric),
+        "last": scores.get("last", {}).get(comparison.metric),
+        "train_seconds": scores.get("train_seconds"),
+        **{name: overall.get(name) for name in names},
+        "peak_bytes": overall.get(f"peak_{comparison.memory_of}_bytes"),
+        "tokens_per_second": scores.get("tokens_per_second"),
+        "padding_fraction": scores.get("padding_fraction"),
+    }
+
+
+def _effect_record(effect: Effect) -> dict[str, Any]:
+    estimate = effect.estimate
+    return {
+        "estimate": estimate and estimate.value,
+        "low": estimate and estimate.low,
+        "high": estimate and estimate.high,
+        "p_value": estimate and estimate.p_value,
+        "adjusted_p": effect.adjusted_p,
+        "pairs": estimate.pairs if estimate else 0,
+        "verdict": effect.verdict,
+        "reason": effect.reason,
+    }
+
+
+def _view(comparison: Comparison) -> dict[str, Any]:
+    """Return what both templates show, as texts."""
+    main = [measure for measure in comparison.measures if measure.name in MAIN]
+    more = [measure for measure in comparison.measures if measure.name not in MAIN]
+    return {
+        "comparison": comparison,
+        "lead": answer_lead(comparison),
+        "answers": [
+            (i, r.name, pairs_note(comparison, r), answer(r)) for i, r in enumerate(comparison.recipes) if r.effects
+        ],
+        "main": main,
+        "more": more,
+        "rows": [_row(index, recipe, main, more) for index, recipe in enumerate(comparison.recipes)],
+        "runs": list(_runs(comparison)),
+        "facts": list(_facts(comparison)),
+    }
+
+
+def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measure]) -> dict[str, Any]:
+    states = [cell.state for cell in recipe.cells]
+    missing = [f"{states.count(state)} {state}" for state in ("failed", "unfinished") if state in states]
+    done = f"{states.count('done')} of {len(states)} runs" if missing else f"{len(states)} runs"
+    return {
+        "index": index,
+        "name": recipe.name,
+        "runs": done if len(states) != 1 or missing else "1 run",
+        "missing": ", ".join(missing),
+        "means": ", ".join(
+            value_text(recipe.means.get(n), u) for n, u in (("train_seconds", "s"), ("quality_best", ""))
+        ),
+        "differs": [(name, setting_text(a), setting_text(b)) for name, (a, b) in recipe.differs.items()],
+        "main": [_measured(recipe, measure) for measure in main],
+        "more": [_measured(recipe, measure) for measure in more],
+    }
+
+
+def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
+    """Return one cell of a table: the mean and its spread, what changed, and the verdict."""
+    mean, effect = recipe.means.get(measure.name), recipe.effects.get(measure.name)
+    value, spread = value_text(mean, measure.unit), spread_text(recipe.spreads.get(measure.name), mean, measure.unit)
+    if effect is None:
+        return {"label": measure.label, "value": value, "spread": spread, "change": ""}
+    has_interval = effect.estimate is not None and effect.estimate.low is not None
+    reasons = [effect.reason] if has_interval else []  # elsewhere the verdict says it
+    reached = f"reached in {recipe.reached[0]} of {recipe.reached[1]} pairs"
+    if measure.name == "time_to_quality" and reached not in effect.reason:
+        reasons.append(reached)
+    return {
+        "label": measure.label,
+        "value": value if mean is not None or effect.estimate is None else "",
+        "spread": spread,
+        "change": effect_text(effect),
+        "verdict": verdict_text(effect),
+        "kind": effect.verdict,
+        "reason": "; ".join(filter(None, reasons)),
+    }
+
+
+def _runs(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    for index, recipe in enumerate(comparison.recipes):
+        for cell in recipe.cells:
+            record = _run_record(comparison, cell)
+            yield {
+                "index": index,
+                "recipe": recipe.name,
+                "fold": cell.fold,
+                "seed": cell.seed,
+                "state": cell.state,
+                "best": value_text(record["best"], ""),
+                "last": value_text(record["last"], ""),
+                "train": value_text(record["train_seconds"], "s"),
+                "total": value_text(record["total_seconds"], "s"),
+                "memory": value_text(record["peak_bytes"], "bytes"),
+                "folder": cell.folder,
+                "error": cell.error.strip(),
+            }
+
+
+def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Give what a reader needs in order to repeat the experiment and to judge its times."""
+    environment = comparison.environment
+    sha256 = str(environment.get("data_sha256") or "")[:HASH_DIGITS]
+    yield "model", comparison.model
+    yield "data", comparison.data + (f" (SHA-256 {sha256}…)" if sha256 else "")
+    yield "task", f"{comparison.task}, judged by {comparison.metric}"
+    rows = [f"{count:,} {name}" for name, count in comparison.rows.items()]
+    yield "rows", ", ".join(rows)
+    yield "runs", f"{numbers('fold', comparison.folds)}; {numbers('seed', comparison.seeds)}"
+    yield "started", comparison.started
+    for name in ("device", "processor", "platform", "versions", "code_revision"):
+        if environment.get(name) is not None:
+            yield name.replace("_", " "), _fact(environment[name])
+
+
+def _fact(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    rest = ", ".join(f"{name} {inner}" for name, inner in value.items() if name != "name")
+    return f"{value['name']} ({rest})" if "name" in value else rest
+
+
+@functools.cache
+def _template(kind: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("leantune"),
+        autoescape=kind == "html",
+        finalize=escape_markdown if kind == "md" else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["code_block"] = code_block
+    return environment.get_template(f"report.{kind}.j2")
+
+
+def escape_markdown(value: Any) -> str:
+    """Return a value as text that Markdown shows as it is, on one line: in a table, a list or a paragraph."""
+    if isinstance(value, Markup):
+        return str(value)
+    text = " ".join(str(value).split())
+    # A bracket before a number is one of our own intervals; an underscore within a word is no emphasis.
+    return re.sub(r"[\\`*<>&|$~]|\[(?![−+\d])|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)
+
+
+def code_block(text: str) -> Markup:
+    """Return a text as a block of code in Markdown, fenced by more backticks than it has."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return Markup(f"{fence}\n{text}\n{fence}")

@@ -1,0 +1,275 @@
+"""Runs of an experiment: fresh processes, kept, done again, failed, killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from filelock import FileLock, Timeout
+
+from leantune.errors import InputError, RunFolderError, SettingsError
+from leantune.events import Plan, RunDone, RunStart, Trial, Waiting
+from leantune.experiment import report
+from leantune.recipes import Experiment, parse_experiment
+from leantune.runner import run_experiment
+from small_runs import write_table
+
+
+def settings_of(data: Path, model: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "base": {
+            "data": {"path": str(data), "text": "text", "target": "score", "id": "name"},
+            "model": {"name": str(model)},
+            "optimizer": {"epochs": 2, "learning_rate": 1e-3},
+            "batching": {"batch_size": 16},
+            "precision": "fp32",
+            "device": "cpu",
+        },
+        "baseline": "plain",
+        "recipes": {"plain": {"batching": {"layout": "fixed"}}, "short": {"tokens": {"max_length": 8}}},
+        "seeds": [0],
+        "folds": [0],
+    } | changes
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> dict[str, Any]:
+    return settings_of(write_table(tmp_path / "train.csv"), tiny_encoder_dir("bert"))
+
+
+def load(settings: dict[str, Any]) -> Experiment:
+    return parse_experiment(settings, title="test")
+
+
+def run_quietly(settings: dict[str, Any], folder: Path, *, estimate: bool = False) -> list[Any]:
+    return list(run_experiment(load(settings), folder, command="leantune compare", estimate=estimate))
+
+
+def started(events: list[Any]) -> list[tuple[str, int]]:
+    return [(event.recipe, event.seed) for event in events if isinstance(event, RunStart)]
+
+
+def test_runs_are_done_in_turn_then_kept_and_only_what_is_new_or_changed_is_added(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert started(run_quietly(settings, folder)) == [("plain", 0), ("short", 0)]
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/metrics.json")}
+    assert len(made) == 2
+
+    assert started(run_quietly(settings, folder)) == []
+    settings["recipes"]["third"] = {"tokens": {"max_length": 16}}
+    settings["recipes"]["short"] = {"tokens": {"max_length": 10}}
+    assert started(run_quietly(settings, folder)) == [("short", 0), ("third", 0)]
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    config = yaml.safe_load((folder / "plan.json").read_text())
+    assert list(config["recipes"]) == ["plain", "short", "third"]
+
+    settings["recipes"]["short"] = {"tokens": {"max_length": 8}}  # what was done before is found again
+    del settings["recipes"]["third"]
+    assert started(run_quietly(settings, folder)) == []
+
+
+def test_the_plan_has_an_estimate_from_a_few_steps_and_names_what_differs(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    events = run_quietly(settings, tmp_path / "out", estimate=True)
+    assert [event.recipe for event in events if isinstance(event, Trial)] == ["plain", "short"]
+    (plan,) = [event for event in events if isinstance(event, Plan)]
+    assert plan.rows == 60
+    assert plan.recipes[0].differs == {}
+    assert plan.recipes[1].differs == {"tokens.max_length": 8, "batching.layout": "auto"}
+    took = {event.recipe: event.seconds for event in events if isinstance(event, RunDone)}
+    for recipe in plan.recipes:
+        assert recipe.seconds is not None
+        assert took[recipe.name] / 5 < recipe.seconds < took[recipe.name] * 5  # it is no guess
+    assert not list((tmp_path / "out").glob(".trial*"))
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["recipes"] = {
+        "plain": {},
+        "broken": {"optimizer": {"learning_rate": 1e30, "gradient_clip_norm": None}},
+        "short": {"tokens": {"max_length": 8}},
+    }
+    events = run_quietly(settings, tmp_path / "out")
+    done = {event.recipe: event for event in events if isinstance(event, RunDone)}
+    assert done["plain"].metrics is not None
+    assert done["short"].metrics is not None
+    assert done["broken"].metrics is None
+    assert "not finite" in done["broken"].error or "is nan" in done["broken"].error or "is inf" in done["broken"].error
+
+    comparison = report(tmp_path / "out", display=False)
+    (cell,) = comparison.recipe("broken").cells
+    assert cell.state == "failed"
+    assert cell.error == done["broken"].error
+    assert cell.error[:30] in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert started(run_quietly(settings, tmp_path / "out")) == [("broken", 0)]
+
+
+def test_recipes_that_auto_makes_equal_are_refused_before_the_first_run(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["recipes"] = {"plain": {}, "same": {"batching": {"layout": "dynamic"}}}
+    with pytest.raises(SettingsError, match=r"recipes\.same: has the same effective settings as plain"):
+        run_quietly(settings, tmp_path / "out", estimate=True)
+    assert not list((tmp_path / "out").glob("runs/*/*/metrics.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": [0, 7]}, "there is no fold 7"),
+        ({"folds": "every"}, "folds"),
+        ({"base": {"data": {"path": "missing.csv", "text": "t", "target": "y"}, "model": {"name": "x"}}}, "missing"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_run(
+    settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_quietly(settings | changes, tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_baseline_that_cannot_run_stops_the_experiment_with_its_error(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["base"]["model"] = {"name": str(tmp_path / "no model here")}
+    with pytest.raises(SettingsError, match=r"the baseline plain cannot be run: .*no model here"):
+        run_quietly(settings, tmp_path / "out", estimate=True)
+
+
+def test_all_folds_are_those_that_the_table_has(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings |= {"folds": "all"}
+    settings["base"] |= {"folds": {"count": 3}}
+    events = run_experiment(load(settings), tmp_path / "out", command="", estimate=False)
+    plan = next(event for event in events if isinstance(event, Plan))
+    events.close()  # type: ignore[attr-defined]
+    assert plan.folds == (0, 1, 2)
+
+
+def test_a_folder_that_holds_something_else_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years")
+    with pytest.raises(RunFolderError, match=r"thesis\.txt"):
+        run_quietly(settings, tmp_path / "out")
+
+
+def test_data_that_has_changed_since_a_run_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["recipes"] = dict(settings["recipes"])
+    run_quietly(settings, tmp_path / "out")
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("9999,one more,text,1.5\n")
+    with pytest.raises(RunFolderError, match=r"made from other data"):
+        run_quietly(settings, tmp_path / "out")
+
+
+def test_one_folder_is_not_shared_by_two_comparisons(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        FileLock(tmp_path / "out" / ".lock"),
+        pytest.raises(RunFolderError, match="another `leantune compare` is running here"),
+    ):
+        run_quietly(settings, tmp_path / "out")
+
+
+def test_a_device_is_not_shared_by_two_timed_runs(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    events = run_experiment(load(settings), tmp_path / "out", command="", estimate=False)
+    assert isinstance(next(events), Plan)
+    with FileLock(tmp_path / f"leantune-{user}-cpu.lock"):
+        assert isinstance(next(events), Waiting)
+    assert isinstance(next(events), RunStart)
+    with pytest.raises(Timeout):
+        FileLock(tmp_path / f"leantune-{user}-cpu.lock").acquire(timeout=0)
+    events.close()  # type: ignore[attr-defined]
+
+
+def test_leaving_stops_the_run_that_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["base"]["optimizer"]["epochs"] = 100_000
+    events = run_experiment(load(settings), tmp_path / "out", command="", estimate=False)
+    assert any(isinstance(event, RunStart) for event in events)
+    children = psutil.Process().children(recursive=True)
+    assert children
+    events.close()  # type: ignore[attr-defined]
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def without_times(value: Any) -> Any:
+    """A report's content without what the clock and the memory say, and where it lies."""
+    measured = ("seconds", "bytes", "tokens_per_second", "utilization", "time_to", "equal_time", "started", "command")
+    if isinstance(value, dict):
+        return {key: without_times(inner) for key, inner in value.items() if not any(word in key for word in measured)}
+    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_an_experiment_killed_in_its_third_run_goes_on_to_the_report_of_an_uninterrupted_one(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["seeds"] = [0, 1]
+    settings["base"]["optimizer"]["epochs"] = 20
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "leantune", "compare", "mine.yaml", "--output", "killed"]
+    with (tmp_path / "said.txt").open("wb") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+    runs = tmp_path / "killed" / "runs"
+    third = "plain-*/fold_0-seed_1/events.jsonl"
+    wait_for(lambda: process.poll() is not None or any('"step"' in p.read_text() for p in runs.glob(third)))
+    assert process.poll() is None, (tmp_path / "said.txt").read_text()
+    (worker,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)  # it does not run on, alone
+    finished = {path: path.read_bytes() for path in runs.glob("*/*/metrics.json")}
+    assert len(finished) == 2
+    half = report(tmp_path / "killed", display=False)
+    assert any("metrics.json" in note for note in half.notes)
+
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert {path: path.read_bytes() for path in finished} == finished
+    run_quietly(settings, tmp_path / "whole")
+    report(tmp_path / "whole", display=False)
+    resumed, whole = (
+        without_times(json.loads((tmp_path / name / "report.json").read_text())) for name in ("killed", "whole")
+    )
+    assert resumed["recipes"]["short"]["runs"]
+    assert resumed | {"experiment": ""} == whole | {"experiment": ""}
+
+
+def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_takes_its_run_along(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["base"]["optimizer"]["epochs"] = 100_000
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leantune", "compare", "mine.yaml", "--output", "out"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: list((tmp_path / "out" / "runs").glob("plain-*/fold_0-seed_0/events.jsonl")))
+    (worker,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in said
+    assert not worker.is_running()
