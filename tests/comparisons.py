@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult
-from leantune.paired import Estimate
-from leantune.results import EvaluationPoint, RunResult
+from leantune.comparison.paired import Estimate
+from leantune.comparison.results import EvaluationPoint, RunResult
 
 STEPS = 150
 GIB = 2**30

@@ -11,9 +11,9 @@ import torch
 
 from leantune.batch import Rows
 from leantune.config import Config, parse_config
-from leantune.run import run
 from leantune.model import Encoder, ModelSettings, load_encoder
 from leantune.precision import Precision
+from leantune.run import run
 from leantune.targets import TaskKind
 from leantune.task import Task
 from leantune.tokens import load_tokenizer, tokenize

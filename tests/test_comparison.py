@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from leantune.comparison import Comparison, Effect, compare_runs
-from leantune.effects import judge, make_measures
+from leantune.comparison.effects import judge, make_measures
 from leantune.errors import RunFolderError
 from synthetic_experiments import run_folder, write_example, write_experiment, write_run
 

@@ -22,7 +22,7 @@ def test_the_settings_page_is_written_from_the_settings() -> None:
 def test_the_readmes_map_names_every_file_once() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"`(\w+\.py)`", readme[readme.index("## The map") :])
-    files = {path.name for path in Path(str(leantune.__file__)).parent.glob("*.py")} - {"__init__.py", "__main__.py"}
+    files = {path.name for path in Path(str(leantune.__file__)).parent.rglob("*.py")} - {"__init__.py", "__main__.py"}
     assert sorted(named) == sorted(files)
 
 

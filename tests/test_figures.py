@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from comparisons import MEASURES, RECIPES, make_comparison
-from leantune import drawing, figures
 from leantune.comparison import Comparison
-from leantune.paired import Estimate
+from leantune.comparison.paired import Estimate
+from leantune.report import drawing, figures
 
 SVG = "{http://www.w3.org/2000/svg}"
 FIGURES: dict[str, Callable[[Comparison], str]] = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from leantune.paired import describe_method, holm, paired_estimate, ratio_estimate
+from leantune.comparison.paired import describe_method, holm, paired_estimate, ratio_estimate
 
 # Shares of a pair's variance: what a fold does to all seeds, a seed to all folds, and the rest.
 EFFECTS = {

@@ -15,10 +15,10 @@ from markdown_it import MarkdownIt
 
 from browser import find_browser, sizes, visit
 from comparisons import MEASURES, RECIPES, make_comparison
-from leantune import report, wording
 from leantune.comparison import Comparison, Effect
-from leantune.paired import Estimate
-from leantune.report import report_html, report_json, report_md, write_report
+from leantune.comparison.paired import Estimate
+from leantune.report import pages, wording
+from leantune.report.pages import report_html, report_json, report_md, write_report
 
 EVIL = (
     "<script>alert(1)</script>",
@@ -126,7 +126,7 @@ def test_three_files_are_written_and_nothing_else(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(TYPICAL, tmp_path)
     old = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(report, "report_json", lambda _: {"planted": math.nan})
+    monkeypatch.setattr(pages, "report_json", lambda _: {"planted": math.nan})
     with pytest.raises(ValueError, match="JSON"):
         write_report(make_comparison(), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
@@ -286,10 +286,10 @@ def test_a_page_without_escaping_would_be_found_out(monkeypatch: pytest.MonkeyPa
     def careless(**settings: Any) -> Environment:
         return Environment(**settings | {"autoescape": False})
 
-    monkeypatch.setattr(report, "Environment", careless)
-    report._template.cache_clear()
+    monkeypatch.setattr(pages, "Environment", careless)
+    pages._template.cache_clear()
     html = report_html(evil_comparison())
-    report._template.cache_clear()
+    pages._template.cache_clear()
     assert {"script", "img"} <= set(faults(html.replace("</html>", "")))
 
 
@@ -323,7 +323,7 @@ def test_every_row_of_a_markdown_table_has_all_its_columns() -> None:
 
 
 def test_a_block_of_code_outlasts_the_backticks_in_it() -> None:
-    [block] = MarkdownIt().parse(report.code_block("a ```` b\n```\nc"))
+    [block] = MarkdownIt().parse(pages.code_block("a ```` b\n```\nc"))
     assert block.type == "fence"
     assert block.content == "a ```` b\n```\nc\n"
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from leantune.comparison.results import EvaluationPoint, entry, read_json, read_run, seconds_to_reach, value_at
 from leantune.errors import RunFolderError
 from leantune.events import Evaluation, FoldEnd, FoldStart, Note, TrainStep
 from leantune.record import RunFolder
-from leantune.results import EvaluationPoint, entry, read_json, read_run, seconds_to_reach, value_at
 from synthetic_experiments import ENVIRONMENT, write_run
 
 

@@ -9,10 +9,9 @@ from leantune.comparison import Comparison, compare_runs
 from leantune.device import resolve_device
 from leantune.events import ComparisonEvent
 from leantune.example import demo_experiment, free_folder
-from leantune.overview import Overview, show_comparison
 from leantune.precision import make_precision
 from leantune.recipes import Experiment, load_experiment, parse_experiment
-from leantune.report import write_report
+from leantune.report import Overview, show_comparison, write_report
 from leantune.runner import run_experiment
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from leantune.comparison.comparability import flatten
 from leantune.config import Config, assign, dump_config, parse_config, read_yaml
 from leantune.errors import SettingsError
 from leantune.settings import Section, check, is_section
@@ -181,7 +182,7 @@ def refuse_equal(settings: Mapping[str, Mapping[str, Any]]) -> None:
 
 def difference(settings: Mapping[str, Any], than: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted names and values of the settings that are not the same in `than`; None for one that is gone."""
-    one, other = _flat(settings), _flat(than)
+    one, other = flatten(settings), flatten(than)
     return {name: one.get(name) for name in [*one, *other] if one.get(name) != other.get(name)}
 
 
@@ -242,7 +243,7 @@ def _merge(section: type[Section], base: Mapping[str, Any], changes: Mapping[str
 
 
 def _refused(name: str, own: Mapping[str, Any]) -> Iterator[str]:
-    for setting in _flat(own):
+    for setting in flatten(own):
         fixed = next((f for f in SAME_FOR_ALL if setting == f or setting.startswith(f"{f}.")), None)
         if fixed is not None:
             yield f"recipes.{name}.{setting}: a recipe cannot change it: all share the same {SAME_FOR_ALL[fixed]}"
@@ -260,16 +261,6 @@ def _owner(line: str, chain: list[tuple[str, dict[str, Any]]]) -> str:
             if depth == len(path) - 1 or not isinstance(place, Mapping):
                 return f"recipes.{name}"
     return "base"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _without_cell(config: Config) -> dict[str, Any]:

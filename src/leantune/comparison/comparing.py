@@ -10,24 +10,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from leantune.comparability import check_comparable, flatten, variations
-from leantune.effects import (
+from leantune.comparison.comparability import check_comparable, flatten, variations
+from leantune.comparison.effects import (
     Effect,
     Measure,
     MemoryOf,
-    Verdict,
     judge,
     make_measures,
     pair_values,
     value_of,
     what_is_missing,
 )
+from leantune.comparison.folder import Cell, Plan, read_cells, read_plan
+from leantune.comparison.paired import describe_method
+from leantune.comparison.results import RunResult
 from leantune.errors import RunFolderError
-from leantune.experiment_folder import Cell, Plan, read_cells, read_plan
-from leantune.paired import describe_method
-from leantune.results import RunResult
-
-__all__ = ["Cell", "Comparison", "Effect", "Measure", "RecipeResult", "Verdict", "compare_runs"]
 
 NOT_A_CHANGE = ("seed", "fold", "data.path", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from leantune.comparison.results import RunResult, entry, read_json, read_run
 from leantune.errors import RunFolderError
-from leantune.results import RunResult, entry, read_json, read_run
 
 
 @dataclass(frozen=True, kw_only=True)

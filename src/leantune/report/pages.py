@@ -16,9 +16,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from leantune import drawing, figures
 from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult
-from leantune.wording import (
+from leantune.record import write_text
+from leantune.report import drawing, figures
+from leantune.report.wording import (
     answer,
     answer_lead,
     effect_text,
@@ -44,9 +45,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
         "report.json": json.dumps(report_json(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
-        beside = folder / f".{name}.tmp"
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        beside.replace(folder / name)
+        write_text(folder / name, text)
 
 
 def report_html(comparison: Comparison) -> str:
@@ -258,7 +257,7 @@ def _fact(value: Any) -> str:
 @functools.cache
 def _template(kind: str) -> Template:
     environment = Environment(
-        loader=PackageLoader("leantune"),
+        loader=PackageLoader("leantune.report"),
         autoescape=kind == "html",
         finalize=escape_markdown if kind == "md" else None,
         undefined=StrictUndefined,

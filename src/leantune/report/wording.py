@@ -8,8 +8,8 @@ from typing import Any
 from rich.cells import cell_len
 
 from leantune.comparison import Comparison, Effect, RecipeResult
+from leantune.comparison.paired import Estimate
 from leantune.display import duration, figure
-from leantune.paired import Estimate
 
 MARKS = {"better": "▲", "worse": "▼", "inconclusive": "○"}
 """A shape for each verdict, so that no colour has to say it."""

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from leantune.wording import minus
+from leantune.report.wording import minus
 
 WIDTH = 360
 LIGHT = {

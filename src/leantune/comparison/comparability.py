@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from leantune.comparison.results import RunResult
 from leantune.errors import RunFolderError
-from leantune.results import RunResult
 
 
 def check_comparable(runs: Sequence[RunResult]) -> None:

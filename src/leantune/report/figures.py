@@ -9,10 +9,10 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from leantune.comparison import Comparison, Effect, RecipeResult
+from leantune.comparison.results import RunResult
 from leantune.display import duration
-from leantune.drawing import SLOTS, WIDTH, drawing, line_style, log_axis, marker
-from leantune.results import RunResult
-from leantune.wording import MARKS, effect_text, shorten
+from leantune.report.drawing import SLOTS, WIDTH, drawing, line_style, log_axis, marker
+from leantune.report.wording import MARKS, effect_text, shorten
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from leantune.comparison import Comparison, RecipeResult
 from leantune.display import countdown, duration, figure
 from leantune.events import ComparisonEvent, Plan, RunDone, RunProgress, RunStart, Trial, Waiting
-from leantune.wording import effect_text, setting_text, value_text, verdict_text
+from leantune.report.wording import effect_text, setting_text, value_text, verdict_text
 
 SHOWN = ("quality_best", "train_seconds", "peak_bytes")
 """Measures that have a column in the terminal: as many as 80 columns hold."""
