@@ -8,7 +8,7 @@ READY := .venv/.ready
 
 .PHONY: demo test lint format clean
 
-demo: $(READY)  ## fine-tune a small encoder on the shipped data, offline
+demo: $(READY)  ## compare four ways to fine-tune a small encoder on the shipped data, offline
 	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
 
 test: $(READY)  ## all tests

@@ -89,7 +89,6 @@ def make_run(
             EvaluationPoint(step=int(i), train_seconds=float(seconds[i - 1]), value=value)
             for i, value in zip(at, values, strict=True)
         ),
-        step_seconds=seconds,
         losses=losses,
         memory_seconds=seconds + 14,
         memory_bytes=process,
@@ -127,7 +126,7 @@ def make_effect(measure: Measure, baseline: Sequence[Cell], cells: Sequence[Cell
     differences = np.array([math.log(b / a) if ratio else b - a for a, b in pairs])
     mean, back = float(differences.mean()), math.exp if ratio else float
     if len(pairs) == 1 or np.ptp(differences) == 0:
-        bare = Estimate(value=back(mean), low=None, high=None, p_value=None, pairs=len(pairs))
+        bare = Estimate(value=back(mean), low=None, high=None, p_value=None, grid=(1, len(pairs)))
         reason = "one pair" if len(pairs) == 1 else "no spread over the pairs"
         return Effect(measure=measure, estimate=bare, adjusted_p=None, verdict="inconclusive", reason=reason)
     half = 2.6 * float(differences.std(ddof=1)) / math.sqrt(len(pairs))
@@ -136,7 +135,7 @@ def make_effect(measure: Measure, baseline: Sequence[Cell], cells: Sequence[Cell
     bad = low > 0 if measure.lower_is_better else high < 0
     return Effect(
         measure=measure,
-        estimate=Estimate(value=back(mean), low=back(low), high=back(high), p_value=0.01, pairs=len(pairs)),
+        estimate=Estimate(value=back(mean), low=back(low), high=back(high), p_value=0.01, grid=(1, len(pairs))),
         adjusted_p=0.03,
         verdict="better" if good else "worse" if bad else "inconclusive",
         reason="",

@@ -15,6 +15,7 @@ import pytest
 from leantune import cli
 from leantune.example import free_folder
 from small_runs import write_table
+from synthetic_experiments import write_example
 
 
 @pytest.fixture
@@ -166,6 +167,47 @@ def test_folds_never_overwrites_the_table(leantune: Any, data: Path) -> None:
     assert data.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: {}\nbaseline: a\nrecipes: {a: {precison: fp32}, b: {}}", "recipes.a.precison"),
+        ("base: [", "is not YAML"),
+        ("", "expected settings"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_wrong_experiment_is_one_message_and_exit_code_2(
+    leantune: Any, tmp_path: Path, text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "mine.yaml").write_text(text)
+    code, _, err = leantune("compare", tmp_path / "mine.yaml", "--output", tmp_path / "out")
+    assert code == 2
+    assert message in err
+    assert "mine.yaml" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_makes_the_page_anew_without_torch(tmp_path: Path) -> None:
+    write_example(tmp_path / "out")
+    probe = "import sys; from leantune import cli\ntry: cli.main()\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", probe, "report", str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [str(tmp_path / "out" / "report.html"), "False"]
+    assert max(map(len, done.stderr.splitlines())) <= 80
+    for name in ("report.html", "report.md", "report.json"):
+        assert (tmp_path / "out" / name).is_file()
+
+
+def test_a_report_of_no_experiment_is_one_message_and_exit_code_2(leantune: Any, tmp_path: Path) -> None:
+    code, _, err = leantune("report", tmp_path)
+    assert code == 2
+    assert "holds no experiment" in err
+    assert "Traceback" not in err
+
+
 def test_version_and_help_answer_without_heavy_imports() -> None:
     heavy = {"torch", "transformers", "numpy", "pydantic"}
     probe = f"import sys; from leantune import cli; print(sorted({heavy} & set(sys.modules)))"
@@ -177,7 +219,7 @@ def test_version_and_help_answer_without_heavy_imports() -> None:
 
 
 def test_help_fits_80_columns() -> None:
-    for command in ([], ["train"], ["folds"], ["demo"]):
+    for command in ([], ["train"], ["folds"], ["compare"], ["report"], ["demo"]):
         done = subprocess.run(
             [sys.executable, "-m", "leantune", *command, "--help"], capture_output=True, text=True, check=True
         )

@@ -260,6 +260,15 @@ def test_pairs_that_all_differ_by_the_same_have_no_verdict():
     assert (found.verdict, found.adjusted_p, found.estimate.value) == ("inconclusive", None, -0.25)
 
 
+@pytest.mark.parametrize(("name", "verdict"), [("peak_bytes", "better"), ("padding_fraction", "better")])
+def test_what_is_the_same_to_the_byte_in_all_pairs_needs_no_interval(name, verdict):
+    pairs = np.stack([np.full((1, 3), 0.5), np.full((1, 3), 0.25)], axis=-1)
+    found = judge(RMSE[name], {"other": pairs, "same": pairs[..., [0, 0]]}, rows_ratio=0.25)
+    assert (found["other"].verdict, found["other"].reason) == (verdict, "the same in all 3 pairs")
+    assert found["other"].estimate.low is None
+    assert found["same"].verdict == "inconclusive"
+
+
 def test_p_is_corrected_over_the_recipes_that_have_one():
     baseline = np.zeros((1, 4))
     sure, almost = [[-1.0, -1.01, -1.02, -0.99]], [[-1.0, -0.6, -0.4, -0.2]]
@@ -275,7 +284,7 @@ def test_p_is_corrected_over_the_recipes_that_have_one():
     assert found["almost"].estimate.high < 0
     assert (found["almost"].verdict, found["almost"].reason) == (
         "inconclusive",
-        "its own interval excludes no difference, but not after the correction for 3 recipes",
+        "its own 95% interval leaves out zero, but with 3 recipes that is not enough",
     )
 
 
@@ -425,6 +434,8 @@ def test_runs_that_have_not_begun_are_counted(tmp_path):
     assert comparison.notes == (
         "3 of 12 runs have not been made yet; `leantune compare experiment.yaml --output dir` makes them.",
         "other has 3 of 6 pairs with plain; missing: fold 0 seed 0, fold 0 seed 1, fold 0 seed 2.",
+        "For other: 95% intervals: paired t over 3 seeds. These intervals speak about this one fold only, not about other "
+        "splits.",
     )
 
 
@@ -438,7 +449,11 @@ def test_pairs_outside_the_whole_grid_are_told(tmp_path):
     folder = write_experiment(tmp_path, folds=(0, 1), not_made={("other", 1, 2)})
     comparison = compare_runs(folder)
     assert effect(comparison, "train_seconds").estimate.pairs == 4
-    assert comparison.notes[-2:] == (
+    assert (
+        "For other: 95% intervals: corrected resampled t (Nadeau and Bengio 2003) for 2 folds crossed with 2 seeds"
+        in (comparison.notes[-1])
+    )
+    assert comparison.notes[-3:-1] == (
         "other has 5 of 6 pairs with plain; missing: fold 1 seed 2.",
         "4 of the 5 pairs of other are used: the largest whole grid of folds and seeds, which the intervals need.",
     )

@@ -224,7 +224,7 @@ def with_intervals(*intervals: tuple[float, float | None, float | None]) -> Comp
     comparison = make_comparison({"plain": {}} | {f"r{i}": {} for i in range(len(intervals))}, seeds=(0,))
     recipes = [comparison.recipes[0]]
     for recipe, (value, low, high) in zip(comparison.recipes[1:], intervals, strict=True):
-        estimate = Estimate(value=value, low=low, high=high, p_value=None, pairs=2)
+        estimate = Estimate(value=value, low=low, high=high, p_value=None, grid=(1, 2))
         effect = dataclasses.replace(recipe.effects["quality_best"], estimate=estimate)
         recipes.append(dataclasses.replace(recipe, effects={"quality_best": effect}))
     return dataclasses.replace(comparison, recipes=tuple(recipes))

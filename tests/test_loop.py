@@ -14,9 +14,9 @@ from leantune.clock import PhaseClock
 from leantune.errors import TrainingError
 from leantune.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.loop import Batching, EvaluationSettings, EveryFraction, EverySteps, Fold, predict_rows, train_fold
-from leantune.metrics import compute_metrics
 from leantune.optim import OptimizerSettings
 from leantune.precision import Precision
+from leantune.scoring import compute_metrics
 from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
 from tiny_encoders import make_texts
 

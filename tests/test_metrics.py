@@ -18,11 +18,11 @@ from leantune.metrics import (
     LOWER_IS_BETTER,
     REGRESSION_METRICS,
     MetricName,
-    compute_metrics,
     default_metric,
     is_better,
     metric_names,
 )
+from leantune.scoring import compute_metrics
 from leantune.targets import TaskKind
 
 KINDS = get_args(TaskKind)

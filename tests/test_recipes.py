@@ -80,10 +80,17 @@ def test_runs_are_interleaved_over_recipes() -> None:
         ({"recipes__mixed__from": "mixed"}, ["circle"]),
         ({"seeds": [0, 0]}, ["seeds", "0 stands twice"]),
         ({"folds": [1, -1]}, ["folds", "found -1"]),
-        ({"seeds": []}, ["seeds"]),
+        ({"seeds": []}, ["seeds", "expected at least one"]),
+        ({"seeds": [0, 2**32]}, ["seeds", str(2**32)]),
+        ({"seeds": "many"}, ["seeds", "'many'"]),
+        ({"folds": True}, ["folds", "found true"]),
+        ({"base": None}, ["base", "missing"]),
+        ({"base": 7}, ["base", "found 7", "a mapping"]),
+        ({"recipes__mixed__from": ["plain", "all"]}, ["recipes.mixed.from", "the name of one recipe"]),
+        ({"recipes": ["plain", "mixed"]}, ["recipes", "a mapping"]),
         ({"base__seed": 3}, ["base.seed", "seeds"]),
         ({"base__fold": 0}, ["base.fold", "folds"]),
-        ({"recipes": {"plain": {}}}, ["recipes"]),
+        ({"recipes": {"plain": {}}}, ["recipes", "found 1", "two or more"]),
         ({"recipes__a\nb": {}}, ["recipes", "a\\nb"]),
     ],
 )
@@ -93,6 +100,18 @@ def test_a_wrong_setting_is_named_with_its_recipe_and_the_nearest_right_one(
     message = refused(**changes)
     for word in words:
         assert word in message
+
+
+def test_a_recipe_without_settings_a_name_that_is_a_number_and_a_single_seed_are_right() -> None:
+    settings = SETTINGS | {
+        "baseline": "16",
+        "recipes": yaml.safe_load("16:\n32: {batching: {batch_size: 32}}"),
+        "seeds": 3,
+        "folds": 1,
+    }
+    made = parse_experiment(settings, title="test")
+    assert [recipe.name for recipe in made.recipes] == ["16", "32"]
+    assert (made.seeds, made.folds) == ((3,), (1,))
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def effect(
     pairs: int = 6,
     reason: str = "",
 ) -> Effect:
-    estimate = Estimate(value=value, low=low, high=high, p_value=None, pairs=pairs)
+    estimate = Estimate(value=value, low=low, high=high, p_value=None, grid=(1, pairs))
     [measure] = [measure for measure in MEASURES if measure.name == name]
     return Effect(measure=measure, estimate=estimate, adjusted_p=None, verdict=verdict, reason=reason)
 

@@ -68,7 +68,6 @@ def test_a_run_reads_back_as_it_was_written(tmp_path):
         EvaluationPoint(step=1, train_seconds=4.0, value=0.9),
         EvaluationPoint(step=3, train_seconds=12.0, value=0.5),
     )
-    assert run.step_seconds.tolist() == [4.0, 8.0, 12.0]
     assert run.losses.tolist() == [1.0, 0.5, 1 / 3]
     assert run.memory_bytes.tolist() == [2**29 + 2**20, 2**29 + 2 * 2**20, 2**29 + 3 * 2**20]
     assert run.validation_rows.tolist() == [2, 7, 12, 17, 22]

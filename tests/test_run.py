@@ -19,8 +19,8 @@ from leantune.config import Config, load_config
 from leantune.device import resolve_device
 from leantune.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.events import Evaluation, Note, RunEnd
-from leantune.metrics import compute_metrics
 from leantune.precision import supported_precisions
+from leantune.scoring import compute_metrics
 from leantune.settings import Section
 from small_runs import LABELS, run_all, tiny_config, write_table
 from tiny_encoders import NAMES, make_texts

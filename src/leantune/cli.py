@@ -128,9 +128,9 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `leantune compare` wrote.")],
 ) -> None:
     """Rebuild a comparison's report from its run folders."""
-    from leantune.experiment import report as rebuild
+    from leantune.report import rebuild_report, show_comparison
 
-    rebuild(folder)
+    show_comparison(rebuild_report(folder))
     typer.echo(folder / "report.html")
 
 

@@ -1,5 +1,6 @@
 """The device that computes: which one, what it is called, how fast it multiplies, how much memory it took."""
 
+import os
 import platform
 import time
 from pathlib import Path
@@ -37,7 +38,12 @@ def device_key(name: str) -> str:
     """Return what `resolve_device(name)` will come to, without touching the device: a name for a lock on it."""
     if name == "auto":
         name = "cuda" if torch.cuda.device_count() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return "cuda:0" if name == "cuda" else name
+    if not name.startswith("cuda"):
+        return name
+    text = name.partition(":")[2] or "0"
+    number = int(text) if text.isdecimal() else 0  # what is no device is refused when it is resolved
+    visible = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+    return f"cuda:{visible[number] if number < len(visible) else number}"
 
 
 def describe_device(device: torch.device) -> dict[str, object]:

@@ -1,17 +1,19 @@
 """Whole experiments, and the Python interface to them: from a file of recipes to a report."""
 
+import copy
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from leantune.comparison import Comparison, compare_runs
+from leantune.comparison import Comparison
+from leantune.config import assign
 from leantune.device import resolve_device
-from leantune.events import ComparisonEvent
 from leantune.example import demo_experiment, free_folder
 from leantune.precision import make_precision
 from leantune.recipes import Experiment, load_experiment, parse_experiment
-from leantune.report import Overview, show_comparison, write_report
+from leantune.report import Overview, rebuild_report, show_comparison
 from leantune.runner import run_experiment
 
 
@@ -29,13 +31,14 @@ def compare(
     for what the caller must change; a run that fails is told in the comparison.
     """
     if isinstance(experiment, Mapping):
-        loaded = parse_experiment(experiment, title=Path(output).name)
-        source = str(Path(output) / "experiment.yaml")
+        settings = copy.deepcopy(dict(experiment))
+        for text in assignments:
+            assign(settings, text)
+        loaded, repeat = parse_experiment(settings, title=Path(output).name), [str(Path(output) / "experiment.yaml")]
     else:
-        loaded, source = load_experiment(Path(experiment), assignments), str(experiment)
-    command = shlex.join(
-        ["leantune", "compare", source, "--output", str(output), *(f"--set={text}" for text in assignments)]
-    )
+        loaded = load_experiment(Path(experiment).expanduser(), assignments)
+        repeat = [str(experiment), *(f"--set={text}" for text in assignments)]
+    command = shlex.join(["leantune", "compare", *repeat, "--output", str(output)])
     return _finish(loaded, Path(output), command=command, estimate=True, display=display)
 
 
@@ -51,17 +54,12 @@ def demo(output: str | Path | None = None, *, display: bool = True) -> Compariso
     return _finish(experiment, folder, command=command, estimate=False, display=display)
 
 
-def report(folder: str | Path, *, display: bool = True) -> Comparison:
-    """Compare the runs that a folder has, and write its report anew; the same as `leantune report`."""
-    comparison = compare_runs(Path(folder).expanduser())
-    write_report(comparison, Path(folder).expanduser())
+def _finish(experiment: Experiment, folder: Path, *, command: str, estimate: bool, display: bool) -> Comparison:
+    events = run_experiment(experiment, folder, command=command, estimate=estimate)
+    with closing(events):  # however this is left, the run that goes on is stopped
+        for _ in Overview.over(events) if display else events:
+            pass
+    comparison = rebuild_report(folder)
     if display:
         show_comparison(comparison)
     return comparison
-
-
-def _finish(experiment: Experiment, folder: Path, *, command: str, estimate: bool, display: bool) -> Comparison:
-    events: Iterator[ComparisonEvent] = run_experiment(experiment, folder, command=command, estimate=estimate)
-    for _ in Overview.over(events) if display else events:
-        pass
-    return report(folder, display=display)

@@ -17,10 +17,11 @@ from leantune.clock import PhaseClock, process_bytes
 from leantune.device import device_bytes
 from leantune.errors import TrainingError
 from leantune.events import Evaluation, FoldStart, Note, TrainStep
-from leantune.metrics import MetricName, compute_metrics, is_better
+from leantune.metrics import MetricName, is_better
 from leantune.model import Encoder, FlopCount
 from leantune.optim import OptimizerSettings, learning_rate_at, make_optimizer
 from leantune.precision import Precision
+from leantune.scoring import compute_metrics
 from leantune.settings import Section
 from leantune.step import StepResult, optimizer_step
 from leantune.task import Task

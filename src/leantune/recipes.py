@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, field_validator
 
 from leantune.comparison.comparability import flatten
 from leantune.config import Config, assign, dump_config, parse_config, read_yaml
@@ -40,6 +40,9 @@ SAME_FOR_ALL = {
 LONGEST_NAME = 80
 
 
+Numbers = Annotated[tuple[int, ...], BeforeValidator(lambda given: (given,) if type(given) is int else given)]
+
+
 class ExperimentSettings(Section):
     """An experiment file: what all recipes share, and what each of them changes."""
 
@@ -47,12 +50,20 @@ class ExperimentSettings(Section):
     """Settings of a run that all recipes share; everything but `seed` and `fold`."""
     baseline: str
     """The recipe that the others are held against."""
-    recipes: dict[str, dict[str, Any]] = Field(min_length=2)
+    recipes: dict[str, dict[str, Any]]
     """Name -> the settings that differ from `base`, or from the recipe that `from` names."""
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: Numbers = (0, 1, 2)
     """Each recipe is run once a seed (and fold); differences are taken within a seed."""
-    folds: Literal["all"] | tuple[int, ...] = (0,)
+    folds: Literal["all"] | Numbers = (0,)
     """The folds that validate, one run each, or `all`."""
+
+    @field_validator("recipes", mode="before")
+    @classmethod
+    def _names_are_texts(cls, recipes: Any) -> Any:
+        """In YAML a recipe that changes nothing is null, and one called 16 a number."""
+        if not isinstance(recipes, Mapping):
+            return recipes
+        return {str(name): {} if own is None else own for name, own in recipes.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +144,9 @@ def parse_experiment(settings: Mapping[str, Any], *, title: str) -> Experiment:
     """
     checked = check(ExperimentSettings, settings)
     _refuse_names(checked)
-    _refuse_repeated("seeds", checked.seeds)
+    _refuse_numbers("seeds", checked.seeds)
     if checked.folds != "all":
-        _refuse_repeated("folds", checked.folds)
+        _refuse_numbers("folds", checked.folds)
     for setting, instead in (("seed", "seeds"), ("fold", "folds")):
         if setting in checked.base:
             raise SettingsError(f"base.{setting}: an experiment has a list of {instead}: give {instead}, and remove it")
@@ -187,6 +198,10 @@ def difference(settings: Mapping[str, Any], than: Mapping[str, Any]) -> dict[str
 
 
 def _refuse_names(checked: ExperimentSettings) -> None:
+    if len(checked.recipes) < 2:
+        raise SettingsError(
+            f"recipes: found {len(checked.recipes)}, expected at least two: there is nothing to compare"
+        )
     for name in checked.recipes:
         if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
             raise SettingsError(
@@ -203,12 +218,15 @@ def _no_such(name: str, recipes: Mapping[str, Any]) -> str:
     )
 
 
-def _refuse_repeated(name: str, values: tuple[int, ...]) -> None:
+def _refuse_numbers(name: str, values: tuple[int, ...]) -> None:
+    if not values:
+        raise SettingsError(f"{name}: found none, expected at least one")
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
         raise SettingsError(f"{name}: {twice} stands twice; a run that is counted twice would make intervals too short")
-    if min(values) < 0:
-        raise SettingsError(f"{name}: found {min(values)}, expected whole numbers from 0")
+    wrong = next((value for value in values if not 0 <= value < 2**32), None)
+    if wrong is not None:
+        raise SettingsError(f"{name}: found {wrong}, expected whole numbers from 0 to {2**32 - 1}")
 
 
 def _chain(name: str, recipes: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
@@ -223,8 +241,10 @@ def _chain(name: str, recipes: Mapping[str, dict[str, Any]]) -> list[tuple[str, 
         own = dict(recipes[at])
         before = own.pop("from", None)
         chain.append((at, own))
+        if before is not None and not isinstance(before, str):
+            raise SettingsError(f"recipes.{at}.from: found {before!r}, expected the name of one recipe")
         if before is not None and before not in recipes:
-            raise SettingsError(f"recipes.{at}.from: {_no_such(str(before), recipes)}")
+            raise SettingsError(f"recipes.{at}.from: {_no_such(before, recipes)}")
         at = before
     return chain
 

@@ -28,11 +28,11 @@ from leantune.device import (
 from leantune.display import Display
 from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, RunEnd, TrainStep
 from leantune.loop import Fold, predict_rows, train_fold
-from leantune.metrics import compute_metrics
 from leantune.model import Encoder, load_weights, save_model
 from leantune.precision import make_precision
 from leantune.preparation import Prepared, prepare
 from leantune.record import RunFolder, code_revision, refuse_taken
+from leantune.scoring import compute_metrics
 from leantune.tally import Tally
 
 VERSIONED = ("leantune", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "pyarrow", "safetensors")

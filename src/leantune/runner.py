@@ -22,13 +22,15 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
+from leantune.comparison.comparability import check_pair
+from leantune.comparison.folder import read_cell
+from leantune.comparison.results import RunResult
 from leantune.device import device_key
 from leantune.errors import RunFolderError, SettingsError
 from leantune.events import ComparisonEvent, Plan, PlannedRecipe, RunDone, RunProgress, RunStart, Trial, Waiting
@@ -40,64 +42,75 @@ TRIAL_STEPS = 4
 """Optimizer steps that a trial waits for; the first is left out, since it warms the machine up."""
 EVALUATION_COST = 1 / 3
 """Seconds to evaluate a row over those to train on it: a forward pass without a backward pass."""
+TRIAL_PREFIX = ".trial-"
 POLL_SECONDS = 0.2
 SECONDS_TO_LEAVE = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a few steps of a recipe, or a finished run of it, tell about the next run."""
+    """What a few steps of a recipe, or finished runs of it, tell about the next run."""
 
-    seconds: float | None
-    step_seconds: float | None
-    effective: dict[str, Any] | None
-    """Effective settings without fold and seed; None where the trial failed."""
-    error: str = ""
+    startup_seconds: float
+    other_seconds: float
+    """Steps and evaluations."""
+    step_seconds: float
+    effective: dict[str, Any]
+    """Effective settings without fold and seed."""
 
 
 def run_experiment(
     experiment: Experiment, folder: Path, *, command: str, estimate: bool = True
-) -> Iterator[ComparisonEvent]:
+) -> Generator[ComparisonEvent, None, None]:
     """Do every run that `folder` does not have yet, and yield what happens.
 
     Runs that are finished are kept; half-written and failed ones are done again. `command` is what repeats the
     experiment. With `estimate`, a few steps of each recipe are timed first. Raises `InputError` for what the user must
-    change, before anything is run. A run that fails is told in its `RunDone`, and the others go on.
+    change, before anything is run, and where a kept run turns out to be of another device. A run that fails is told in
+    its `RunDone`, and the others go on.
     """
     folder = folder.expanduser()
-    _refuse_foreign(folder)
     folds, rows = _resolve_folds(experiment)
     cells = experiment.cells(folds)
     with _alone(folder):
-        _refuse_other_data(experiment, folder, cells)
+        kept = {cell: result for cell in cells if (result := _read(cell, folder)) is not None}
+        _refuse_other_data(experiment, kept)
         measured: dict[str, Measured] = {}
-        for recipe in experiment.recipes:
-            own = [cell for cell in cells if cell.recipe is recipe]
-            done = [folder / cell.folder for cell in own if is_finished(folder / cell.folder)]
-            if done:
-                measured[recipe.name] = _measured_before(done)
+        errors: dict[str, str] = {}
+        for number, recipe in enumerate(experiment.recipes, start=1):
+            runs = [result for cell, result in kept.items() if cell.recipe is recipe]
+            if runs:
+                measured[recipe.name] = _measured_before(runs)
             elif estimate:
-                yield Trial(recipe=recipe.name, number=len(measured) + 1, total=len(experiment.recipes))
-                measured[recipe.name] = yield from _try(own[0], folder)
-        effective = {name: found.effective for name, found in measured.items() if found.effective is not None}
-        refuse_equal(effective)
-        baseline_error = measured[experiment.baseline].error if experiment.baseline in measured else ""
-        if baseline_error:
-            raise SettingsError(f"the baseline {experiment.baseline} cannot be run: {baseline_error}")
+                yield Trial(recipe=recipe.name, number=number, total=len(experiment.recipes))
+                first = next(cell for cell in cells if cell.recipe is recipe)
+                outcome = yield from _try(first, folder)
+                if isinstance(outcome, Measured):
+                    measured[recipe.name] = outcome
+                else:
+                    errors[recipe.name] = outcome
+        refuse_equal({name: found.effective for name, found in measured.items()})
+        if experiment.baseline in errors:
+            raise SettingsError(f"the baseline {experiment.baseline} cannot be run: {errors[experiment.baseline]}")
         _write_plan(experiment, folder, folds, command)
-        yield _plan(experiment, folder, cells, measured, rows)
+        yield _plan(experiment, cells, list(kept), measured=measured, errors=errors, rows=rows)
+        reference = next(iter(kept.values()), None)
         for cell in cells:
-            if not is_finished(folder / cell.folder):
-                yield from _run(cell, folder)
+            if cell not in kept:
+                result = yield from _run(cell, folder)
+                if result is not None and reference is not None:
+                    check_pair(reference, result)
+                reference = reference or result
 
 
-def is_finished(run: Path) -> bool:
-    """Tell whether a run folder has what is written last."""
-    return (run / "metrics.json").is_file()
+def _read(cell: RunCell, folder: Path) -> RunResult | None:
+    """Read a run back; None where it is not finished. Raises `RunFolderError` where it is damaged."""
+    place = cell.folder.as_posix()
+    return read_cell(folder, place, recipe=cell.recipe.name, fold=cell.fold, seed=cell.seed).result
 
 
-def _run(cell: RunCell, folder: Path) -> Iterator[ComparisonEvent]:
-    """Do one run in a fresh process, and tell how it went."""
+def _run(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, RunResult | None]:
+    """Do one run in a fresh process, tell how it went, and return what it wrote; None for a failed one."""
     path = folder / cell.folder
     if path.exists():  # half-written: it has nothing that the next attempt could use
         shutil.rmtree(path)
@@ -113,77 +126,78 @@ def _run(cell: RunCell, folder: Path) -> Iterator[ComparisonEvent]:
             if events.read():
                 yield RunProgress(recipe=cell.recipe.name, step=events.step, total_steps=events.total_steps)
     seconds = time.monotonic() - start
-    metrics: dict[str, Any] | None = None
-    metric = error = ""
-    if process.returncode == 0 and is_finished(path):
-        content = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        metrics, metric = content["overall"], content["metric"]
-    else:
-        error = _last_words(log, process.returncode)
+    is_finished = process.returncode == 0 and (path / "metrics.json").is_file()
+    error = "" if is_finished else _last_words(log, process.returncode)
+    if error:
         write_json(failure, {"exit_code": process.returncode, "message": error})
+    result = None if error else _read(cell, folder)
     yield RunDone(
         recipe=cell.recipe.name,
         fold=cell.fold,
         seed=cell.seed,
         seconds=seconds,
-        metric=metric,
-        metrics=metrics,
+        metric="" if result is None else result.metric,
+        metrics=None if result is None else result.overall,
         error=error,
     )
+    return result
 
 
-def _try(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, Measured]:
-    """Time a few steps of a recipe in a fresh process that is stopped after them."""
+def _try(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, Measured | str]:
+    """Time a few steps of a recipe in a fresh process that is stopped after them; where it fails, return why."""
     yield from _wait_for(cell.recipe)
-    with tempfile.TemporaryDirectory(prefix=".trial-", dir=folder) as place, _device_lock(cell.recipe):
+    with tempfile.TemporaryDirectory(prefix=TRIAL_PREFIX, dir=folder) as place, _device_lock(cell.recipe):
         path, log = Path(place) / "run", Path(place) / "log"
         started = time.time()
         with _process(cell, folder, path, log) as process:
             events = _Events(path / "events.jsonl")
-            while process.poll() is None and events.step < min(TRIAL_STEPS, events.total_steps or TRIAL_STEPS):
+            while process.poll() is None and not events.are_enough():
                 time.sleep(POLL_SECONDS)
                 events.read()
             events.read()
             failed = process.poll() not in (None, 0)
-        if failed or not events.train_seconds:
-            error = _last_words(log, process.returncode)
-            return Measured(seconds=None, step_seconds=None, effective=None, error=error)
-        effective = _effective(path)
-        return _extrapolate(events, effective, started)
+        if failed or not events.readings:
+            return _last_words(log, process.returncode)
+        settings = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        return _extrapolate(events, settings, started)
 
 
 def _extrapolate(events: "_Events", effective: dict[str, Any], started: float) -> Measured:
     """Estimate a whole run from its first steps: start-up, all steps, and evaluations at a third of a step's cost."""
-    seconds = [after - before for before, after in pairwise([0.0, *events.train_seconds])]
-    step_seconds = statistics.median(seconds[1:] or seconds)
+    step, seconds = events.readings[-1]
+    if len(events.readings) > 1:  # what was done before the first reading warms the machine up
+        step, seconds = step - events.readings[0][0], seconds - events.readings[0][1]
+    step_seconds = seconds / step
     steps_per_epoch = -(-events.training_rows // effective["batching"]["batch_size"])
     every = effective["evaluation"]["every"]
     interval = steps_per_epoch * 1.0
     if isinstance(every, dict):
         interval = every["steps"] if "steps" in every else steps_per_epoch * every["fraction"]
-    evaluations = -(-events.total_steps // max(1, int(interval))) + 1  # and the predictions in float32
+    evaluations = -(-events.total_steps // max(1, int(interval)))
+    if effective["precision"] != "fp32":  # the kept predictions are computed once more in float32
+        evaluations += 1
     evaluation = steps_per_epoch * step_seconds * EVALUATION_COST * events.validation_rows / events.training_rows
-    startup = events.startup_ended - started
     return Measured(
-        seconds=startup + step_seconds * events.total_steps + evaluation * evaluations,
+        startup_seconds=events.startup_ended - started,
+        other_seconds=step_seconds * events.total_steps + evaluation * evaluations,
         step_seconds=step_seconds,
-        effective=effective,
+        effective=_without_cell(effective),
     )
 
 
-def _measured_before(runs: list[Path]) -> Measured:
+def _measured_before(runs: list[RunResult]) -> Measured:
     """Take times from finished runs instead of a trial."""
-    overall = [json.loads((run / "metrics.json").read_text(encoding="utf-8"))["overall"] for run in runs]
+    startup = statistics.median(run.overall["startup_seconds"] for run in runs)
     return Measured(
-        seconds=statistics.median(o["total_seconds"] for o in overall),
-        step_seconds=statistics.median(o["train_seconds"] / o["optimizer_steps"] for o in overall),
-        effective=_effective(runs[0]),
+        startup_seconds=startup,
+        other_seconds=statistics.median(run.overall["total_seconds"] for run in runs) - startup,
+        step_seconds=statistics.median(run.overall["train_seconds"] / run.overall["optimizer_steps"] for run in runs),
+        effective=_without_cell(runs[0].config),
     )
 
 
-def _effective(run: Path) -> dict[str, Any]:
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    return {key: value for key, value in settings.items() if key not in ("fold", "seed")}
+def _without_cell(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in ("fold", "seed")}
 
 
 class _Events:
@@ -193,7 +207,9 @@ class _Events:
         self._path, self._read, self._rest = path, 0, b""
         self.step = self.total_steps = self.training_rows = self.validation_rows = 0
         self.startup_ended = 0.0
-        self.train_seconds: list[float] = []
+        self.readings: list[tuple[int, float]] = []
+        """Step, and seconds in steps until then. A GPU is read about once a second, and tells of several steps with one
+        time: of these it is the last."""
 
     def read(self) -> bool:
         """Take in what was written since; tell whether the run has come further."""
@@ -213,8 +229,14 @@ class _Events:
                 self.training_rows, self.validation_rows = event["training_rows"], event["validation_rows"]
             elif event["event"] == "step":
                 self.step = event["step"]
-                self.train_seconds.append(event["train_seconds"])
+                if self.readings and self.readings[-1][1] == event["train_seconds"]:
+                    self.readings.pop()
+                self.readings.append((event["step"], event["train_seconds"]))
         return bool(lines)
+
+    def are_enough(self) -> bool:
+        """Tell whether a trial has seen enough steps, in two readings at least."""
+        return self.step >= TRIAL_STEPS and len(self.readings) > 1
 
 
 @contextmanager
@@ -223,7 +245,8 @@ def _process(cell: RunCell, folder: Path, output: Path, log: Path) -> Iterator[s
     settings = folder / cell.folder.parent / "settings.yaml"
     settings.parent.mkdir(parents=True, exist_ok=True)
     write_yaml(settings, cell.recipe.settings())
-    command = [sys.executable, "-m", "leantune.worker", "train", "--config", settings, "--output", output]
+    # -P: a file of the user's that is called like a package must not be imported in its place.
+    command = [sys.executable, "-P", "-m", "leantune.worker", "train", "--config", settings, "--output", output]
     command += ["--fold", cell.fold, "--set", f"seed={cell.seed}"]
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -231,6 +254,7 @@ def _process(cell: RunCell, folder: Path, output: Path, log: Path) -> Iterator[s
             stdin=subprocess.PIPE,  # never written to: see worker
             stdout=file,
             stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUTF8": "1"},  # whatever the log's file system and the paths speak
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the run
         )
         try:
@@ -260,8 +284,18 @@ def _last_words(log: Path, exit_code: int) -> str:
     return said
 
 
-def _plan(experiment: Experiment, folder: Path, cells: list[RunCell], measured: dict[str, Measured], rows: int) -> Plan:
+def _plan(
+    experiment: Experiment,
+    cells: list[RunCell],
+    kept: list[RunCell],
+    *,
+    measured: dict[str, Measured],
+    errors: dict[str, str],
+    rows: int,
+) -> Plan:
     baseline = experiment.recipe(experiment.baseline).settings()
+    # The first trial may have filled caches or fetched the model, which no run after it does.
+    startup = min((found.startup_seconds for found in measured.values()), default=0.0)
     return Plan(
         title=experiment.title,
         baseline=experiment.baseline,
@@ -270,10 +304,10 @@ def _plan(experiment: Experiment, folder: Path, cells: list[RunCell], measured: 
                 name=recipe.name,
                 differs=difference(recipe.settings(), baseline),
                 runs=sum(cell.recipe is recipe for cell in cells),
-                finished=sum(cell.recipe is recipe and is_finished(folder / cell.folder) for cell in cells),
-                seconds=measured[recipe.name].seconds if recipe.name in measured else None,
-                step_seconds=measured[recipe.name].step_seconds if recipe.name in measured else None,
-                error=measured[recipe.name].error if recipe.name in measured else "",
+                finished=sum(cell.recipe is recipe for cell in kept),
+                seconds=startup + found.other_seconds if (found := measured.get(recipe.name)) else None,
+                step_seconds=found.step_seconds if found else None,
+                error=errors.get(recipe.name, ""),
             )
             for recipe in experiment.recipes
         ),
@@ -314,34 +348,27 @@ def _resolve_folds(experiment: Experiment) -> tuple[tuple[int, ...], int]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder}: there already, and not a folder; give another --output")
-    if folder.is_dir() and not (folder / "plan.json").exists() and _things_in(folder):
+    """Raise `RunFolderError` where a folder holds anything and is not an experiment's; plan.json is written late."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if names and not {"runs", "experiment.yaml"} & set(names):
         raise RunFolderError(
-            f"{folder}: there already, holds {_things_in(folder)[0]} and is not the folder of an experiment (no "
-            "plan.json); give another --output, or move it away"
+            f"{folder}: there already, holds {names[0]} and is not the folder of an experiment; give another --output, "
+            "or move it away"
         )
 
 
-def _things_in(folder: Path) -> list[str]:
-    """Names in a folder that are not what a comparison leaves before its plan."""
-    return sorted(path.name for path in folder.iterdir() if path.name not in (".lock", "runs"))
-
-
-def _refuse_other_data(experiment: Experiment, folder: Path, cells: list[RunCell]) -> None:
+def _refuse_other_data(experiment: Experiment, kept: dict[RunCell, RunResult]) -> None:
     """Raise `RunFolderError` where a finished run was made of other data than the file has now."""
     path = experiment.recipes[0].config.data.path.expanduser()
     with path.open("rb") as file:
         now = hashlib.file_digest(file, "sha256").hexdigest()
-    for cell in cells:
-        environment = folder / cell.folder / "environment.json"
-        if is_finished(folder / cell.folder) and environment.is_file():
-            before = json.loads(environment.read_text(encoding="utf-8"))["data_sha256"]
-            if before != now:
-                raise RunFolderError(
-                    f"{folder / cell.folder}: made from other data than {path} holds now (sha256 {before[:12]}, now "
-                    f"{now[:12]}); give another --output, or bring the old file back"
-                )
+    for result in kept.values():
+        before = result.environment["data_sha256"]
+        if before != now:
+            raise RunFolderError(
+                f"{result.folder}: made from other data than {path} holds now (sha256 {before[:12]}, now {now[:12]}); "
+                "give another --output, or bring the old file back"
+            )
 
 
 @contextmanager
@@ -349,6 +376,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the experiment's folder: two processes never write the same runs."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign(folder)
         lock = FileLock(folder / ".lock")
         lock.acquire(blocking=False)
     except Timeout:
@@ -356,6 +384,8 @@ def _alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunFolderError(f"{folder}: cannot be written: {error.strerror}; give another --output") from None
     try:
+        for left_over in folder.glob(f"{TRIAL_PREFIX}*"):  # of a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
         yield
     finally:
         lock.release()

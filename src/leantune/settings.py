@@ -109,6 +109,8 @@ def _values(kind: Any) -> Iterator[str]:
         yield f"{{{', '.join(f'{name}: {values}' for name, values in fields.items())}}}"
     elif get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
+    elif get_origin(kind) is dict:
+        yield "a mapping of names to values"
     elif get_origin(kind) is tuple:
         (item,) = _values(get_args(kind)[0])
         yield from (item, "a list of these")

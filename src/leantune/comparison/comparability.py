@@ -18,7 +18,7 @@ def check_comparable(runs: Sequence[RunResult]) -> None:
     """
     first_of_fold: dict[int, RunResult] = {}
     for run in runs:
-        _check_pair(runs[0], run)
+        check_pair(runs[0], run)
         _check_rows(first_of_fold.setdefault(run.fold, run), run)
 
 
@@ -45,7 +45,8 @@ def _first(runs: list[str]) -> str:
     return runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more"
 
 
-def _check_pair(one: RunResult, other: RunResult) -> None:
+def check_pair(one: RunResult, other: RunResult) -> None:
+    """Raise `RunFolderError`, naming both folders, where two runs differ in task, metric, device or data."""
     for what, a, b in (
         ("task", one.task, other.task),
         ("metric", one.metric, other.metric),

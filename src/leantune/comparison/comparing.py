@@ -293,11 +293,16 @@ def _missing_pairs(
         if missing:
             yield f"{name} has {there} of {len(both)} pairs with {plan.baseline}; missing: {_listed(missing)}."
         estimate = effects[name]["train_seconds"].estimate
-        if estimate is not None and estimate.pairs < there:
+        if estimate is None or estimate.grid == (len(plan.folds), len(plan.seeds)):
+            continue
+        if estimate.pairs < there:
             yield (
                 f"{estimate.pairs} of the {there} pairs of {name} are used: the largest whole grid of folds and seeds, "
                 "which the intervals need."
             )
+        own = [sentence for sentence in describe_method(*estimate.grid) if sentence not in _method(plan)]
+        if own:
+            yield f"For {name}: {' '.join(own)}"
 
 
 def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:

@@ -16,6 +16,8 @@ Verdict = Literal["better", "worse", "inconclusive"]
 MemoryOf = Literal["device", "process"]
 
 SIGNIFICANCE = 0.05
+WITHOUT_CHANCE = ("peak_bytes", "padding_fraction")
+"""Measures that often are the same in every pair, to the byte: there the difference itself is the verdict."""
 FROM_PAIRS = ("time_to_quality", "quality_at_equal_time")
 """Measures that a pair of runs has, and no run alone."""
 
@@ -127,7 +129,8 @@ def what_is_missing(measure: Measure, pairs: NDArray[np.float64], finished: int)
 
 
 def judge(measure: Measure, pairs: Mapping[str, NDArray[np.float64]], *, rows_ratio: float) -> dict[str, Effect]:
-    """Return each recipe's effect on one measure: better or worse only where Holm's p is below 0.05.
+    """Return each recipe's effect on one measure: better or worse only where Holm's p is below 0.05, or where chance
+    has no part in it.
 
     `pairs`: recipe -> [folds, seeds, 2], the baseline's value and its own, NaN where there is none; `rows_ratio`:
     validation rows / training rows of a fold.
@@ -159,14 +162,17 @@ def _verdict(
     """Return the verdict, and why there is none; an interval that covers no difference says so itself."""
     if estimate is None:
         return "inconclusive", ""
+    no_change = 1.0 if measure.kind == "ratio" else 0.0
+    direction: Verdict = "better" if (estimate.value < no_change) == measure.lower_is_better else "worse"
     if estimate.low is None or estimate.high is None or adjusted_p is None:
         if estimate.pairs == 1:
             return "inconclusive", "one pair has no interval"
+        if measure.name in WITHOUT_CHANCE and estimate.value != no_change:
+            return direction, f"the same in all {estimate.pairs} pairs"
         return "inconclusive", "all pairs differ by the same amount: no spread to judge by"
-    no_change = 1.0 if measure.kind == "ratio" else 0.0
     if adjusted_p < SIGNIFICANCE:
-        return ("better" if (estimate.value < no_change) == measure.lower_is_better else "worse"), ""
+        return direction, ""
     if estimate.low <= no_change <= estimate.high:
         return "inconclusive", ""
-    reason = f"its own interval excludes no difference, but not after the correction for {recipes} recipes"
-    return "inconclusive", reason
+    alone = "a ratio of 1" if measure.kind == "ratio" else "zero"
+    return "inconclusive", f"its own 95% interval leaves out {alone}, but with {recipes} recipes that is not enough"

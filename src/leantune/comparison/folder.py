@@ -84,25 +84,30 @@ def _numbers(file: Path, content: dict[str, Any], name: str) -> tuple[int, ...]:
 
 
 def read_cells(folder: Path, plan: Plan, recipe: str) -> Iterator[Cell]:
-    """Yield the recipe's cells, fold by fold, and in a fold seed by seed.
-
-    Raises `RunFolderError` where a finished run is damaged or does not belong where it is.
-    """
+    """Yield the recipe's cells, fold by fold, and in a fold seed by seed; raises as `read_cell` does."""
     for fold in plan.folds:
         for seed in plan.seeds:
             place = f"{plan.recipes[recipe]}/fold_{fold}-seed_{seed}"
-            run, failure = folder / place, folder / f"{place}.failed.json"
-            source = run if (run / "metrics.json").is_file() else failure
-            state: Literal["done", "failed", "unfinished"] = "unfinished"
-            result, message = None, ""
-            try:
-                if source is run:
-                    state, result = "done", _read_result(run, fold, seed)
-                elif failure.is_file():
-                    state, message = "failed", entry(failure, read_json(failure), str, "message")
-            except RunFolderError as error:
-                raise RunFolderError(f"{error}; move {source} away and run the same `leantune compare` again") from None
-            yield Cell(recipe=recipe, fold=fold, seed=seed, folder=place, state=state, error=message, result=result)
+            yield read_cell(folder, place, recipe=recipe, fold=fold, seed=seed)
+
+
+def read_cell(folder: Path, place: str, *, recipe: str, fold: int, seed: int) -> Cell:
+    """Tell what became of the run whose folder is `place`, below `folder`.
+
+    Raises `RunFolderError` where a finished run is damaged or does not belong where it is.
+    """
+    run, failure = folder / place, folder / f"{place}.failed.json"
+    source = run if (run / "metrics.json").is_file() else failure
+    state: Literal["done", "failed", "unfinished"] = "unfinished"
+    result, message = None, ""
+    try:
+        if source is run:
+            state, result = "done", _read_result(run, fold, seed)
+        elif failure.is_file():
+            state, message = "failed", entry(failure, read_json(failure), str, "message")
+    except RunFolderError as error:
+        raise RunFolderError(f"{error}; move {source} away and run the same `leantune compare` again") from None
+    return Cell(recipe=recipe, fold=fold, seed=seed, folder=place, state=state, error=message, result=result)
 
 
 def _read_result(folder: Path, fold: int, seed: int) -> RunResult:

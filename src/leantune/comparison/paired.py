@@ -35,8 +35,13 @@ class Estimate:
     p_value: float | None
     """Two-sided, of no difference (a ratio of 1); None without an interval. Below 0.05 exactly where the interval
     leaves out no difference."""
-    pairs: int
-    """Pairs that were used: those of the largest complete grid."""
+    grid: tuple[int, int]
+    """Folds and seeds that were used: the largest complete grid of pairs."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that were used."""
+        return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +148,13 @@ def _estimate(differences: NDArray[np.float64], *, rows_ratio: float, equal_with
     d = _largest_complete_grid(differences)
     if d.size == 0:
         raise ValueError("there is no pair: every difference is missing")
-    mean, largest = float(d.mean()), float(np.abs(d).max())
+    mean, largest, grid = float(d.mean()), float(np.abs(d).max()), (d.shape[0], d.shape[1])
     if np.ptp(d) <= max(equal_within, _ROUNDING * largest):  # also one pair
-        return Estimate(value=mean, low=None, high=None, p_value=None, pairs=d.size)
+        return Estimate(value=mean, low=None, high=None, p_value=None, grid=grid)
     variances = _variances_of_mean(d / largest, rows_ratio)  # a unit in which no square is too large or too small
     half = largest * max(_half_width(parts, 0.05) for parts in variances)
     p_value = max(_p_value(mean / largest, parts) for parts in variances)
-    return Estimate(value=mean, low=mean - half, high=mean + half, p_value=p_value, pairs=d.size)
+    return Estimate(value=mean, low=mean - half, high=mean + half, p_value=p_value, grid=grid)
 
 
 def _largest_complete_grid(d: NDArray[np.float64]) -> NDArray[np.float64]:

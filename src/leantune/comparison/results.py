@@ -50,8 +50,6 @@ class RunResult:
     """The whole run's part of `metrics.json`."""
     evaluations: tuple[EvaluationPoint, ...]
     """In order of time, in the precision that the run trained in."""
-    step_seconds: NDArray[np.float64]
-    """[steps]: seconds in optimizer steps until the end of each step."""
     losses: NDArray[np.float64]
     """[steps]: training loss; NaN where it was not measured."""
     memory_seconds: NDArray[np.float64]
@@ -95,10 +93,9 @@ def read_run(folder: Path, fold: int) -> RunResult:
         scores=scores,
         overall=overall,
         evaluations=tuple(evaluations),
-        step_seconds=steps[:, 0],
-        losses=steps[:, 1],
-        memory_seconds=steps[:, 2] - (end - overall["total_seconds"]),
-        memory_bytes=steps[:, 3],
+        losses=steps[:, 0],
+        memory_seconds=steps[:, 1] - (end - overall["total_seconds"]),
+        memory_bytes=steps[:, 2],
         validation_rows=rows,
         validation_targets=targets,
     )
@@ -175,7 +172,7 @@ def _check_environment(file: Path, environment: dict[str, Any]) -> None:
 
 
 def _read_events(file: Path, fold: int, metric: str) -> tuple[list[EvaluationPoint], NDArray[np.float64], float]:
-    """Return the fold's evaluations, its steps [steps, 4] (seconds, loss, time, memory), and the time of the last line.
+    """Return the fold's evaluations, its steps [steps, 3] (loss, time, memory), and the time of the last line.
 
     The last line is written when the folds are done, a moment before `total_seconds` is read off the clock.
     """
@@ -188,9 +185,8 @@ def _read_events(file: Path, fold: int, metric: str) -> tuple[list[EvaluationPoi
         if kind not in ("step", "evaluation", "fold_end") or event.get("fold") != fold:
             continue
         if kind == "step":
-            numbers = [entry(where, event, float, name) for name in ("train_seconds", "memory")]
             loss = math.nan if event.get("loss") is None else entry(where, event, float, "loss")
-            steps.append((numbers[0], loss, time, numbers[1]))
+            steps.append((loss, time, entry(where, event, float, "memory")))
         elif kind == "evaluation":
             value = entry(where, event, dict, "metrics").get(metric)
             evaluations.append(

@@ -38,8 +38,10 @@ class Overview:
             expand=True,
         )
         self._bar = self._progress.add_task("", total=None, figures="", visible=False)
+        self._estimates: dict[str, float] = {}
+        """Recipe -> seconds of a run, as the plan has it; 0 where its trial failed."""
         self._seconds: dict[str, list[float]] = {}
-        """Recipe -> the plan's estimate for a run, then what runs took."""
+        """Recipe -> what its runs took."""
         self._left: dict[str, int] = {}
         self._total = self._done = 0
         self._run_started = 0.0
@@ -85,12 +87,14 @@ class Overview:
     def _show_plan(self, plan: Plan) -> None:
         for recipe in plan.recipes:
             self._left[recipe.name] = recipe.runs - recipe.finished
-            self._seconds[recipe.name] = [] if recipe.seconds is None else [recipe.seconds]
+            self._seconds[recipe.name] = []
+            if recipe.seconds is not None or recipe.error:
+                self._estimates[recipe.name] = recipe.seconds or 0.0
         self._total = sum(recipe.runs for recipe in plan.recipes)
         self._done = sum(recipe.finished for recipe in plan.recipes)
         counts = f"{len(plan.recipes)} recipes x {_counted(plan.folds, 'fold')} x {_counted(plan.seeds, 'seed')}"
         self._line(plan.title, f"{counts} = {self._total} runs on {plan.rows:,} rows", "cyan")
-        lines = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        lines = Table.grid(padding=(0, 0, 0, 2), expand=True)
         lines.add_column(max_width=24, overflow="fold")
         lines.add_column(overflow="fold", ratio=1)
         lines.add_column(justify="right")
@@ -106,7 +110,7 @@ class Overview:
                 times.append(f"{recipe.runs - recipe.finished} x about {duration(recipe.seconds)}")
             if recipe.step_seconds is not None:
                 times.append(f"{figure(recipe.step_seconds, 2)} s a step")
-            lines.add_row(Text(f"  {recipe.name}", style="bold"), what, Text("\n".join(times), style="dim"))
+            lines.add_row(Text(recipe.name, style="bold"), what, Text("\n".join(times), style="dim"))
         self._console.print(lines)
         left = self._seconds_left()
         if self._done < self._total and left is not None:
@@ -138,12 +142,13 @@ class Overview:
         """Estimate what is left; what finished runs took counts more than the trial."""
         total = 0.0
         for name, runs in self._left.items():
+            known = self._seconds[name]
             if not runs:
                 continue
-            known = self._seconds[name][1:] or self._seconds[name]
-            if not known:
+            if not known and name not in self._estimates:
                 return None
-            total += (runs - (share if name == running else 0.0)) * sum(known) / len(known)
+            each = sum(known) / len(known) if known else self._estimates[name]
+            total += (runs - (share if name == running else 0.0)) * each
         return total
 
     def _advance(self, description: str, done: float, total: int, figures: str) -> None:
@@ -192,6 +197,8 @@ def _cell(recipe: RecipeResult, measure: str, unit: str, is_baseline: bool) -> T
         failed = any(cell.state == "failed" for cell in recipe.cells)
         return Text("failed" if failed else "no run", style="red")
     text = Text(value_text(mean, unit))
+    if measure == "quality_best":  # the best of many evaluations flatters: never without the last (law 6)
+        text.append(f" (last {value_text(recipe.means['quality_last'], unit)})")
     if is_baseline:
         return text.append("\nbaseline", style="dim")
     effect = recipe.effects[measure]

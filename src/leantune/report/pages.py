@@ -16,7 +16,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult
+from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult, compare_runs
+from leantune.errors import RunFolderError
 from leantune.record import write_text
 from leantune.report import drawing, figures
 from leantune.report.wording import (
@@ -38,14 +39,30 @@ HASH_DIGITS = 12
 
 
 def write_report(comparison: Comparison, folder: Path) -> None:
-    """Write report.html, report.md and report.json into `folder`: each at once, and none if one of them fails."""
+    """Write report.html, report.md and report.json into `folder`: each at once, and none if one of them fails.
+
+    Raises `RunFolderError` where the folder cannot be written.
+    """
     texts = {
         "report.html": report_html(comparison),
         "report.md": report_md(comparison),
         "report.json": json.dumps(report_json(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    for name, text in texts.items():
-        write_text(folder / name, text)
+    try:
+        for name, text in texts.items():
+            write_text(folder / name, text)
+    except OSError as error:
+        raise RunFolderError(f"{folder}: the report cannot be written: {error.strerror}") from None
+
+
+def rebuild_report(folder: Path) -> Comparison:
+    """Compare the runs that a folder has, and write its report anew; the same as `leantune report`.
+
+    Raises `RunFolderError` as `compare_runs` and `write_report` do.
+    """
+    comparison = compare_runs(folder)
+    write_report(comparison, folder.expanduser())
+    return comparison
 
 
 def report_html(comparison: Comparison) -> str:

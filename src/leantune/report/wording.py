@@ -101,6 +101,8 @@ def verdict_text(effect: Effect) -> str:
     estimate = effect.estimate
     if estimate is None:
         return f"{MARKS['inconclusive']} {effect.reason or 'no pair'}"
+    if estimate.low is None and effect.verdict != "inconclusive":
+        return f"{MARKS[effect.verdict]} {effect.verdict} ({effect.reason})"
     if estimate.low is None:
         why = "one pair" if estimate.pairs == 1 else f"equal in all {estimate.pairs} pairs"
         return f"{MARKS['inconclusive']} no interval ({why})"
