@@ -434,8 +434,8 @@ def test_runs_that_have_not_begun_are_counted(tmp_path):
     assert comparison.notes == (
         "3 of 12 runs have not been made yet; `leantune compare experiment.yaml --output dir` makes them.",
         "other has 3 of 6 pairs with plain; missing: fold 0 seed 0, fold 0 seed 1, fold 0 seed 2.",
-        "For other: 95% intervals: paired t over 3 seeds. These intervals speak about this one fold only, not about other "
-        "splits.",
+        "For other: 95% intervals: paired t over 3 seeds. These intervals speak about this one fold only, not about "
+        "other splits.",
     )
 
 
