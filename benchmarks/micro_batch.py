@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--max-length", type=int)
+    parser.add_argument("--layout", default="auto", choices=["auto", "fixed", "dynamic", "packed"])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
@@ -50,6 +51,7 @@ def main() -> None:
             "data": {"path": options.data, "text": options.text, "target": options.target, "limit": options.rows},
             "model": {"name": options.model},
             "tokens": {"max_length": options.max_length or "auto"},
+            "batching": {"layout": options.layout},
         }
     )
     preparing = prepare(config, precision)
@@ -62,10 +64,10 @@ def main() -> None:
     rows: Rows = prepared.rows
     optimizer = make_optimizer(encoder.model, config.optimizer)
     encoder.model.train()
-    lengths = rows.sequences.lengths
+    lengths, padding = rows.sequences.lengths, prepared.batching.padding
     limits = {text: parse_limit(text) for text in options.limits}
     plans = {
-        text: plan_epoch(lengths, batch_size=32, micro_batch=limit, order="random", fixed_length=None, seed=0, epoch=0)
+        text: plan_epoch(lengths, batch_size=32, micro_batch=limit, order="random", padding=padding, seed=0, epoch=0)
         for text, limit in limits.items()
     }
     seconds: dict[str, list[float]] = {text: [] for text in limits}
@@ -79,7 +81,7 @@ def main() -> None:
                     encoder,
                     optimizer,
                     (
-                        make_batch(rows, micro, pad_id=encoder.pad_id, fixed_length=None, device=device)
+                        make_batch(rows, micro, pad_id=encoder.pad_id, padding=padding, device=device)
                         for micro in step.micro_batches
                     ),
                     total_weight=float(len(step.rows)),
@@ -93,10 +95,8 @@ def main() -> None:
     print("| micro-batch | seconds a step | range | padding |\n|---|---|---|---|")
     for text, plan in plans.items():
         counted = seconds[text][1:]
-        padding = 1 - lengths.sum() / computed_tokens(plan.micro_batches, lengths, fixed_length=None)
-        print(
-            f"| {text} | {statistics.median(counted):.3f} | {min(counted):.3f} to {max(counted):.3f} | {padding:.1%} |"
-        )
+        share = 1 - lengths.sum() / computed_tokens(plan.micro_batches, lengths, padding=padding)
+        print(f"| {text} | {statistics.median(counted):.3f} | {min(counted):.3f} to {max(counted):.3f} | {share:.1%} |")
 
 
 if __name__ == "__main__":

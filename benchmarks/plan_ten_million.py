@@ -64,14 +64,14 @@ def measure(row_count: int, order: Order | None, micro_batch: MicroBatch) -> tup
     lengths = np.random.RandomState(0).lognormal(np.log(90), 0.6, row_count).clip(4, 512).astype(np.int64)
     started = time.perf_counter()
     if order is None:
-        micro_batches = plan_evaluation(lengths, micro_batch=micro_batch, fixed_length=None)
+        micro_batches = plan_evaluation(lengths, micro_batch=micro_batch, padding="longest")
     else:
         micro_batches = plan_epoch(
-            lengths, batch_size=32, micro_batch=micro_batch, order=order, fixed_length=None, seed=0, epoch=0
+            lengths, batch_size=32, micro_batch=micro_batch, order=order, padding="longest", seed=0, epoch=0
         ).micro_batches
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
-    return seconds, peak, 1 - lengths.sum() / computed_tokens(micro_batches, lengths, fixed_length=None)
+    return seconds, peak, 1 - lengths.sum() / computed_tokens(micro_batches, lengths, padding="longest")
 
 
 def main() -> None:

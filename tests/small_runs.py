@@ -66,10 +66,12 @@ def make_rows(folder: Path, kind: TaskKind = "regression", *, texts: list[str], 
     )
 
 
-def load_tiny(folder: Path, kind: TaskKind = "regression", *, dropout: float | None = 0.0) -> Encoder:
+def load_tiny(
+    folder: Path, kind: TaskKind = "regression", *, dropout: float | None = 0.0, packed: bool = False
+) -> Encoder:
     settings = ModelSettings(name=str(folder), dropout=dropout, attention_dropout=dropout)
     task = make_task_of(kind)
-    return load_encoder(settings, labels=task.labels, problem_type=task.problem_type, device=CPU, seed=0)
+    return load_encoder(settings, labels=task.labels, problem_type=task.problem_type, device=CPU, seed=0, packed=packed)
 
 
 def write_table(

@@ -14,6 +14,7 @@ from leantune.batch_plan import (
     RowsPerMicroBatch,
     TokensPerMicroBatch,
     computed_tokens,
+    padded_tokens,
     plan_epoch,
     plan_evaluation,
 )
@@ -24,7 +25,7 @@ tables = arrays(np.int64, st.integers(0, 300), elements=st.integers(1, LONGEST))
 limits = st.builds(RowsPerMicroBatch, rows=st.integers(1, 40)) | st.builds(
     TokensPerMicroBatch, tokens=st.integers(1, 12 * LONGEST)
 )
-fixed_lengths = st.none() | st.integers(LONGEST, 2 * LONGEST)
+paddings = st.sampled_from(["longest", "none"]) | st.integers(LONGEST, 2 * LONGEST)
 words = st.integers(0, 2**32 - 1)
 what_is_learned = st.fixed_dictionaries(
     {
@@ -34,26 +35,30 @@ what_is_learned = st.fixed_dictionaries(
         "epoch": words,
     }
 )
-what_it_costs = st.fixed_dictionaries(
-    {"micro_batch": limits, "fixed_length": fixed_lengths, "world_size": st.integers(1, 9)}
-)
-plain = {"micro_batch": RowsPerMicroBatch(rows=8), "fixed_length": None}
+what_it_costs = st.fixed_dictionaries({"micro_batch": limits, "padding": paddings, "world_size": st.integers(1, 9)})
+plain = {"micro_batch": RowsPerMicroBatch(rows=8), "padding": "longest"}
 
 
 def rows_by_step(plan: EpochPlan) -> list[list[int]]:
     return [sorted(step.rows.tolist()) for step in plan.steps()]
 
 
-def cut(rows, lengths, limit, fixed_length):
+def positions(lengths, padding):
+    """What a micro-batch of rows of these lengths computes."""
+    if padding == "none":
+        return sum(lengths)
+    return len(lengths) * (max(lengths) if padding == "longest" else padding)
+
+
+def cut(rows, lengths, limit, padding):
     """Cut rows, longest first, into micro-batches one row at a time: slow and plain."""
     micro_batches = []
     for row in rows:
         current = micro_batches[-1] if micro_batches else []
-        padded = fixed_length or max(lengths[r] for r in [*current, row])
         fits = (
             len(current) < limit.rows
             if isinstance(limit, RowsPerMicroBatch)
-            else (len(current) + 1) * padded <= limit.tokens
+            else positions([lengths[r] for r in [*current, row]], padding) <= limit.tokens
         )
         if current and fits:
             current.append(row)
@@ -95,7 +100,7 @@ def test_a_rank_sorts_its_rows_and_cuts_them_where_the_plain_loop_does(lengths, 
             micro_batches = [micro_batch.tolist() for micro_batch in step.micro_batches]
             rows = list(chain(*micro_batches))
             assert np.all(np.diff(lengths[rows]) <= 0)
-            assert micro_batches == cut(rows, lengths, costs["micro_batch"], costs["fixed_length"])
+            assert micro_batches == cut(rows, lengths, costs["micro_batch"], costs["padding"])
 
 
 @given(tables, what_is_learned, what_it_costs)
@@ -106,7 +111,7 @@ def test_no_micro_batch_is_empty_or_above_its_limit(lengths, learned, costs):
             case RowsPerMicroBatch(rows=most):
                 assert len(rows) <= most
             case TokensPerMicroBatch(tokens=most):
-                assert len(rows) == 1 or len(rows) * (costs["fixed_length"] or lengths[rows].max()) <= most
+                assert len(rows) == 1 or positions(lengths[rows], costs["padding"]) <= most
 
 
 @given(tables, what_is_learned, what_it_costs, st.data())
@@ -121,19 +126,19 @@ def test_a_plan_can_be_taken_up_at_any_step(lengths, learned, costs, data):
 
 
 @given(tables, what_is_learned, what_it_costs)
-def test_computed_tokens_are_rows_times_padded_length(lengths, learned, costs):
+def test_computed_tokens_are_rows_times_padded_length_or_the_texts_own(lengths, learned, costs):
     micro_batches = plan_epoch(lengths, **learned, **costs).micro_batches
-    fixed_length = costs["fixed_length"]
-    assert computed_tokens(micro_batches, lengths, fixed_length=fixed_length) == sum(
-        len(rows) * (fixed_length or int(lengths[rows].max())) for rows in micro_batches
-    )
+    padding = costs["padding"]
+    expected = [positions(lengths[rows].tolist(), padding) for rows in micro_batches]
+    assert computed_tokens(micro_batches, lengths, padding=padding) == sum(expected)
+    assert [padded_tokens(lengths[rows], padding) for rows in micro_batches] == expected
 
 
-@given(tables, limits, fixed_lengths)
-def test_an_evaluation_takes_every_row_once_the_longest_first_and_cuts_like_a_step(lengths, limit, fixed_length):
-    plan = plan_evaluation(lengths, micro_batch=limit, fixed_length=fixed_length)
+@given(tables, limits, paddings)
+def test_an_evaluation_takes_every_row_once_the_longest_first_and_cuts_like_a_step(lengths, limit, padding):
+    plan = plan_evaluation(lengths, micro_batch=limit, padding=padding)
     assert plan.rows.tolist() == sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    assert [rows.tolist() for rows in plan] == cut(plan.rows.tolist(), lengths, limit, fixed_length)
+    assert [rows.tolist() for rows in plan] == cut(plan.rows.tolist(), lengths, limit, padding)
     result = np.full(len(lengths), -1)
     result[plan.rows] = np.concatenate([[], *(lengths[rows] for rows in plan)])
     assert result.tolist() == lengths.tolist()
@@ -174,8 +179,8 @@ def test_the_incomplete_step_of_uniform_length_is_no_longer_or_shorter_than_the_
     assert np.mean(last) == pytest.approx(lengths.mean(), abs=1.0)
 
 
-@pytest.mark.parametrize("layout", [None, 512])
-def test_uniform_length_computes_less_padding_than_random(layout):
+@pytest.mark.parametrize("padding", ["longest", 512])
+def test_uniform_length_computes_less_padding_than_random(padding):
     lengths = np.random.RandomState(0).randint(1, 513, size=5000)
     random, uniform = (
         computed_tokens(
@@ -184,16 +189,16 @@ def test_uniform_length_computes_less_padding_than_random(layout):
                 batch_size=32,
                 micro_batch=RowsPerMicroBatch(rows=32),
                 order=order,
-                fixed_length=layout,
+                padding=padding,
                 seed=0,
                 epoch=0,
             ).micro_batches,
             lengths,
-            fixed_length=layout,
+            padding=padding,
         )
         for order in ("random", "uniform_length")
     )
-    if layout is None:
+    if padding == "longest":
         assert lengths.sum() <= uniform < 1.05 * lengths.sum()
         assert random > 1.8 * lengths.sum()
     else:
@@ -227,7 +232,7 @@ def test_a_plan_is_the_same_in_every_version(order, expected):
         batch_size=5,
         micro_batch=TokensPerMicroBatch(tokens=12),
         order=order,
-        fixed_length=None,
+        padding="longest",
         seed=7,
         epoch=2,
         world_size=2,
@@ -251,7 +256,7 @@ def test_an_empty_table_has_no_steps(order):
     plan = plan_epoch(lengths, batch_size=4, order=order, seed=0, epoch=0, **plain)
     assert (len(plan), list(plan.steps())) == (0, [])
     assert list(plan_evaluation(lengths, **plain)) == []
-    assert computed_tokens(plan.micro_batches, lengths, fixed_length=None) == 0
+    assert computed_tokens(plan.micro_batches, lengths, padding="longest") == 0
 
 
 @pytest.mark.parametrize("order", ["random", "uniform_length"])
@@ -263,10 +268,10 @@ def test_a_table_smaller_than_a_batch_is_one_step(order):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
 def test_lengths_may_come_in_any_integer_type(dtype):
     lengths = np.array([200, 3, 90, 255, 1, 17] if dtype is np.uint8 else [30000, 3, 90, 32767, 1, 17], dtype=dtype)
-    same = {"micro_batch": TokensPerMicroBatch(tokens=10**6), "fixed_length": None}
+    same = {"micro_batch": TokensPerMicroBatch(tokens=10**6), "padding": "longest"}
     one, other = (plan_evaluation(table, **same) for table in (lengths, lengths.astype(np.int64)))
     assert [rows.tolist() for rows in one] == [rows.tolist() for rows in other]
-    assert computed_tokens(one, lengths, fixed_length=None) == 6 * int(lengths.max())
+    assert computed_tokens(one, lengths, padding="longest") == 6 * int(lengths.max())
 
 
 def test_planning_leaves_the_lengths_alone():
@@ -276,12 +281,12 @@ def test_planning_leaves_the_lengths_alone():
     plan_evaluation(lengths, **plain)
 
 
-def test_a_row_that_is_empty_or_longer_than_the_fixed_length_is_refused():
+def test_a_row_that_is_empty_or_longer_than_the_padding_is_refused():
     rows = RowsPerMicroBatch(rows=1)
     with pytest.raises(ValueError, match="a row of 0 tokens"):
-        plan_evaluation(np.array([3, 0]), micro_batch=rows, fixed_length=None)
+        plan_evaluation(np.array([3, 0]), micro_batch=rows, padding="longest")
     with pytest.raises(ValueError, match="a row of 9 tokens cannot be padded to 8"):
-        plan_evaluation(np.array([3, 9]), micro_batch=rows, fixed_length=8)
+        plan_evaluation(np.array([3, 9]), micro_batch=rows, padding=8)
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(2**32, 0), (-1, 0), (0, 2**32), (0, -1)])
@@ -299,7 +304,7 @@ def test_a_step_or_rank_that_does_not_exist_is_an_index_error(index, rank):
 
 @pytest.mark.parametrize("index", [-1, 3])
 def test_a_micro_batch_that_does_not_exist_is_an_index_error(index):
-    plan = plan_evaluation(np.arange(1, 4), micro_batch=RowsPerMicroBatch(rows=1), fixed_length=None)
+    plan = plan_evaluation(np.arange(1, 4), micro_batch=RowsPerMicroBatch(rows=1), padding="longest")
     with pytest.raises(IndexError, match="of 3"):
         plan[index]
 

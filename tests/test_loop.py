@@ -26,7 +26,7 @@ TEXTS = make_texts(50, most_words=20)
 def make_fold(**changes: Any) -> Fold:
     """40 rows train in steps of 8, 10 validate; two epochs are 10 steps."""
     order = np.random.default_rng(0).permutation(50)
-    batching = {"batch_size": 8, "micro_batch": RowsPerMicroBatch(rows=3), "order": "random", "fixed_length": None}
+    batching = {"batch_size": 8, "micro_batch": RowsPerMicroBatch(rows=3), "order": "random", "padding": "longest"}
     batching |= {name: changes.pop(name) for name in list(changes) if name in batching}
     fields: dict[str, Any] = {
         "number": 0,
@@ -44,7 +44,8 @@ def make_fold(**changes: Any) -> Fold:
 def train(folder: Path, fold: Fold, *, kind: Any = "regression", precision: Precision = FP32, **options: Any) -> Any:
     """Train from the start; the encoder and all events."""
     rows = options.get("rows") or make_rows(folder, kind, texts=TEXTS)
-    encoder = load_tiny(folder, kind, dropout=options.get("dropout", 0.0))
+    packed = fold.batching.padding == "none"
+    encoder = load_tiny(folder, kind, dropout=options.get("dropout", 0.0), packed=packed)
     events = list(train_fold(encoder, rows, fold, task=make_task_of(kind), precision=precision, clock=PhaseClock()))
     return encoder, events
 
@@ -105,12 +106,13 @@ def test_the_last_step_of_an_epoch_has_what_rows_are_left(bert: Path) -> None:
 @pytest.mark.parametrize("order", ["random", "uniform_length"])
 def test_micro_batches_and_padding_do_not_change_what_is_learned(bert: Path, order: Any) -> None:
     learned = []
-    for limit, fixed in (
-        (RowsPerMicroBatch(rows=8), None),
-        (RowsPerMicroBatch(rows=1), None),
+    for limit, padding in (
+        (RowsPerMicroBatch(rows=8), "longest"),
+        (RowsPerMicroBatch(rows=1), "longest"),
         (TokensPerMicroBatch(tokens=64), 96),
+        (TokensPerMicroBatch(tokens=64), "none"),
     ):
-        encoder, events = train(bert, make_fold(micro_batch=limit, fixed_length=fixed, order=order))
+        encoder, events = train(bert, make_fold(micro_batch=limit, padding=padding, order=order))
         learned.append((encoder, [event.loss for event in steps_of(events)]))
     (first, losses), *others = learned
     for other, other_losses in others:
@@ -121,17 +123,17 @@ def test_micro_batches_and_padding_do_not_change_what_is_learned(bert: Path, ord
 
 @pytest.mark.parametrize("order", ["random", "uniform_length"])
 @pytest.mark.parametrize("limit", [RowsPerMicroBatch(rows=4), TokensPerMicroBatch(tokens=50)], ids=str)
-@pytest.mark.parametrize("fixed_length", [None, 96], ids=["dynamic", "fixed"])
-def test_predictions_come_in_the_tables_order(bert: Path, order: Any, limit: Any, fixed_length: int | None) -> None:
+@pytest.mark.parametrize("padding", ["longest", 96, "none"], ids=["dynamic", "fixed", "packed"])
+def test_predictions_come_in_the_tables_order(bert: Path, order: Any, limit: Any, padding: Any) -> None:
     rows, encoder, task = (
         make_rows(bert, "multiclass", texts=TEXTS),
-        load_tiny(bert, "multiclass"),
+        load_tiny(bert, "multiclass", packed=padding == "none"),
         make_task_of("multiclass"),
     )
-    fold = make_fold(order=order, micro_batch=limit, fixed_length=fixed_length)
+    fold = make_fold(order=order, micro_batch=limit, padding=padding)
     together = predict_rows(encoder, rows, fold, task=task, precision=FP32)
     for i, number in enumerate(fold.validation_rows):
-        alone = make_fold(validation_rows=np.array([number]))
+        alone = make_fold(validation_rows=np.array([number]), padding=padding)
         np.testing.assert_allclose(
             predict_rows(encoder, rows, alone, task=task, precision=FP32)[0], together[i], rtol=0, atol=1e-6
         )

@@ -25,7 +25,7 @@ KINDS = ("regression", "binary", "multiclass", "multilabel")
 
 def reference_gradient(encoder: Encoder, rows: Rows, numbers: Any, kind: str) -> torch.Tensor:
     """One big batch through plain torch: the weighted mean of the usual losses."""
-    batch = make_batch(rows, numbers, pad_id=encoder.pad_id, fixed_length=None, device=CPU)
+    batch = make_batch(rows, numbers, pad_id=encoder.pad_id, padding="longest", device=CPU)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": batch.token_types}
     logits = encoder.model(**inputs).logits
     if kind == "regression":
@@ -45,35 +45,37 @@ def take_gradient(encoder: Encoder) -> torch.Tensor:
     return gradient
 
 
-def batches(encoder: Encoder, rows: Rows, micro_batches: Any, fixed_length: int | None = None) -> Any:
+def batches(encoder: Encoder, rows: Rows, micro_batches: Any, padding: Any = "longest") -> Any:
     for micro in micro_batches:
-        yield make_batch(rows, micro, pad_id=encoder.pad_id, fixed_length=fixed_length, device=CPU)
+        yield make_batch(rows, micro, pad_id=encoder.pad_id, padding=padding, device=CPU)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cut", CUTS, ids=str)
-@pytest.mark.parametrize("fixed_length", [None, 96], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("padding", ["longest", 96, "none"], ids=["dynamic", "fixed", "packed"])
 def test_the_gradient_is_that_of_one_big_batch_also_in_the_incomplete_step(
-    tiny_encoder_dir: Callable[[str], Path], kind: Any, cut: Any, fixed_length: int | None
+    tiny_encoder_dir: Callable[[str], Path], kind: Any, cut: Any, padding: Any
 ) -> None:
     folder = tiny_encoder_dir("bert")
-    encoder, rows, task = load_tiny(folder, kind), make_rows(folder, kind, texts=TEXTS), make_task_of(kind)
-    encoder.model.train()
+    padded, rows, task = load_tiny(folder, kind), make_rows(folder, kind, texts=TEXTS), make_task_of(kind)
+    encoder = load_tiny(folder, kind, packed=True) if padding == "none" else padded
+    for each in (padded, encoder):
+        each.model.train()
     plan = plan_epoch(
         rows.sequences.lengths,
         batch_size=32,
         micro_batch=cut,
         order="random",
-        fixed_length=fixed_length,
+        padding=padding,
         seed=0,
         epoch=0,
     )
     assert [len(step.rows) for step in plan.steps()] == [32, 13]
     for step in plan.steps():
-        expected = reference_gradient(encoder, rows, step.rows, kind)
+        expected = reference_gradient(padded, rows, step.rows, kind)
         loss = accumulate_gradients(
             encoder,
-            batches(encoder, rows, step.micro_batches, fixed_length),
+            batches(encoder, rows, step.micro_batches, padding),
             total_weight=rows.weights[step.rows].sum(),
             task=task,
             precision=FP32,

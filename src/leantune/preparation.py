@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from leantune.batch import Rows
-from leantune.batch_plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.batch_plan import MicroBatch, Padding, RowsPerMicroBatch, TokensPerMicroBatch
 from leantune.config import Config
 from leantune.errors import SettingsError, TableError
 from leantune.events import Event, Note, Progress
@@ -81,8 +81,14 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
         problem_type=task.problem_type,
         device=precision.device,
         seed=config.seed,
+        packed=config.batching.layout in ("auto", "packed"),
     )
     encoder = load()
+    if config.batching.layout == "packed" and encoder.pooling is None:
+        raise SettingsError(
+            f"batching.layout: packed is not possible with {encoder.model.config.model_type}, whose attention cannot "
+            "be told where one text ends and the next begins; set it to auto or dynamic"
+        )
     check_tokenizer(tokenizer, encoder.vocabulary_size)
     tokenized = yield from _tokenize(table, tokenizer)
     template = discover_template(tokenizer, pair=len(table.texts) == 2)
@@ -98,7 +104,7 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
     tokenizer.truncation_side = "left" if config.tokens.truncation == "tail" else "right"
     tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # or else `save_pretrained` forgets it
 
-    batching, layout = _resolve_batching(config, sequences, precision)
+    batching, layout = _resolve_batching(config, sequences, precision, packs=encoder.pooling is not None)
     effective = config.model_copy(
         update={
             "data": config.data.model_copy(update={"task": targets.kind}),
@@ -161,15 +167,18 @@ def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
     return config.evaluation.metric
 
 
-def _resolve_batching(config: Config, sequences: Sequences, precision: Precision) -> tuple[Batching, str]:
+def _resolve_batching(
+    config: Config, sequences: Sequences, precision: Precision, *, packs: bool
+) -> tuple[Batching, str]:
     settings = config.batching
-    layout = "dynamic" if settings.layout == "auto" else settings.layout
+    layout = ("packed" if packs else "dynamic") if settings.layout == "auto" else settings.layout
+    paddings: dict[str, Padding] = {"fixed": int(sequences.lengths.max()), "dynamic": "longest", "packed": "none"}
     limit = settings.micro_batch
     return Batching(
         batch_size=settings.batch_size,
         micro_batch=TokensPerMicroBatch(tokens=AUTO_TOKENS[precision.device.type]) if limit == "auto" else limit,
         order=settings.order,
-        fixed_length=int(sequences.lengths.max()) if layout == "fixed" else None,
+        padding=paddings[layout],
     ), layout
 
 
@@ -206,10 +215,14 @@ def _notes(
     if config.precision == "auto":
         reason = f"this device computes {', '.join(supported_precisions(precision.device))}"
     yield Note(about="precision", text=f"{precision.name} on {precision.device} ({reason})")
+    layouts = {"fixed": "fixed padding", "dynamic": "dynamic padding", "packed": "packed rows without padding"}
+    layout = layouts[effective.batching.layout]
+    if config.batching.layout == "auto" and encoder.pooling is None:
+        layout += f" ({encoder.model.config.model_type} cannot take packed rows)"
     yield Note(
         about="batching",
-        text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, "
-        f"{effective.batching.layout} padding, micro-batches of up to {_describe_limit(batching.micro_batch)}",
+        text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
+        f"of up to {_describe_limit(batching.micro_batch)}",
     )
 
 

@@ -1,0 +1,128 @@
+"""What does an optimizer step cost in each layout, and what does dropout cost in it?
+
+    python benchmarks/layout.py DATA --text excerpt --target target --model FOLDER --max-length 256
+
+Times the first steps of an epoch of 32 rows each, the same in every layout, in turn: all layouts of a round follow each
+other, so that a drifting machine hurts all alike. Prints a table: median and range of seconds a step after the first
+round, the median over the rounds of the ratio to `dynamic`, and the share of computed positions that is padding.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from leantune.batch import make_batch
+from leantune.batch_plan import plan_epoch
+from leantune.config import parse_config
+from leantune.device import resolve_device, synchronize
+from leantune.model import Encoder
+from leantune.optim import make_optimizer
+from leantune.precision import make_precision
+from leantune.preparation import Prepared, prepare
+from leantune.step import optimizer_step
+
+
+@dataclass
+class Runner:
+    """One layout, ready to take steps."""
+
+    prepared: Prepared
+    encoder: Encoder
+    optimizer: Any
+    seconds: list[float]
+    padding: float = 0.0
+
+
+def load(options: argparse.Namespace, layout: str) -> Runner:
+    config = parse_config(
+        {
+            "data": {"path": options.data, "text": options.text, "target": options.target, "limit": options.rows},
+            "model": {"name": options.model, "dropout": options.dropout, "attention_dropout": options.dropout},
+            "tokens": {"max_length": options.max_length or "auto"},
+            "batching": {"layout": layout},
+            "precision": options.precision,
+        }
+    )
+    preparing = prepare(config, make_precision(config.precision, resolve_device("auto")))
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as end:
+            prepared, encoder = end.value
+            encoder.model.train()
+            return Runner(prepared, encoder, make_optimizer(encoder.model, config.optimizer), [])
+
+
+def take_steps(runner: Runner, steps: int) -> None:
+    """Take the first steps of the epoch, and note the seconds of each."""
+    prepared, encoder = runner.prepared, runner.encoder
+    rows, batching, device = prepared.rows, prepared.batching, prepared.precision.device
+    plan = plan_epoch(
+        rows.sequences.lengths,
+        batch_size=32,
+        micro_batch=batching.micro_batch,
+        order="random",
+        padding=batching.padding,
+        seed=0,
+        epoch=0,
+    )
+    synchronize(device)
+    start, tokens, computed = time.perf_counter(), 0, 0
+    for index in range(steps):
+        step = plan.step(index)
+        batches = [
+            make_batch(rows, micro, pad_id=encoder.pad_id, padding=batching.padding, device=device)
+            for micro in step.micro_batches
+        ]
+        computed += sum(batch.input_ids.numel() for batch in batches)
+        tokens += int(rows.sequences.lengths[step.rows].sum())
+        optimizer_step(
+            encoder,
+            runner.optimizer,
+            batches,
+            total_weight=float(len(step.rows)),
+            task=prepared.task,
+            precision=prepared.precision,
+            learning_rate=1e-6,
+            clip_norm=1.0,
+        )
+    synchronize(device)
+    runner.seconds.append((time.perf_counter() - start) / steps)
+    runner.padding = 1 - tokens / computed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument("--dropout", type=float, help="of hidden values and attention weights; default the model's own")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--layouts", nargs="+", default=["fixed", "dynamic", "packed"])
+    options = parser.parse_args()
+    runners = {layout: load(options, layout) for layout in options.layouts}
+    for _ in range(options.rounds):
+        for runner in runners.values():
+            take_steps(runner, options.steps)
+    print("| layout | seconds a step | range | against dynamic | padding |\n|---|---|---|---|---|")
+    for layout, runner in runners.items():
+        own = runner.seconds[1:]
+        ratio = "-"
+        if "dynamic" in runners:
+            ratios = [b / a for a, b in zip(own, runners["dynamic"].seconds[1:], strict=True)]
+            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times as fast"
+        print(
+            f"| {layout} | {statistics.median(own):.3f} | {min(own):.3f} to {max(own):.3f} | {ratio} "
+            f"| {runner.padding:.1%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

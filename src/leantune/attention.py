@@ -1,0 +1,252 @@
+"""Attention for packed rows: texts stand in one row [1, T], and none sees another.
+
+    query, key, value [1, H, T, D]  ->  groups of texts of like length, padded inside attention only  ->  [1, T, H, D]
+
+`T` tokens of all texts, `H` heads, `D` head width; in a group `N` texts of at most `L` tokens.
+
+On a CPU the products, the softmax and the dropout are an autograd function of our own: PyTorch's kernel falls back to
+its slow path there as soon as attention weights are dropped, and drawing a random number a weight costs as much as the
+products (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's scaled dot product attention.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+NAME = "leantune_packed"
+"""What transformers calls this attention."""
+
+LEAST_FULL = 0.75
+"""A text joins a group while it is at least this long, as a share of the group's longest: a quarter of the scores'
+rows and columns is then padding at most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Consecutive texts of a packed row that are computed at once."""
+
+    first: int
+    """Where they begin in the packed row."""
+    lengths: tuple[int, ...]
+    """Tokens of each text, N of them."""
+    gather: Tensor | None
+    """[N x L]: which token of the packed row stands where, a text's first token where it is padded; None where all
+    have L tokens, so that the packed row itself is [N, L]."""
+    scatter: Tensor | None
+    """[tokens]: where each of the group's tokens stands in [N x L]; None as above."""
+    padded: Tensor | None
+    """[N, 1, 1, L] bool, true where there is no token; None as above."""
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest text, L."""
+        return max(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its texts."""
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Packing:
+    """Where the texts of a packed row stand."""
+
+    starts: Tensor
+    """[B]: the place of each text's first token, on the device."""
+    text: Tensor
+    """[T]: the number of the text that each token belongs to, on the device."""
+    groups: tuple[Group, ...]
+
+
+def make_packing(lengths: list[int], device: torch.device) -> Packing:
+    """Plan the attention of texts that stand one after the other; `lengths` has B numbers, best the longest first."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    groups, begin = [], 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or lengths[end] < LEAST_FULL * lengths[begin]:
+            groups.append(_make_group(starts[begin], tuple(lengths[begin:end]), device))
+            begin = end
+    return Packing(
+        starts=torch.tensor(starts[:-1], device=device),
+        text=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device),
+        groups=tuple(groups),
+    )
+
+
+def _make_group(first: int, lengths: tuple[int, ...], device: torch.device) -> Group:
+    width = max(lengths)
+    if min(lengths) == width:
+        return Group(first=first, lengths=lengths, gather=None, scatter=None, padded=None)
+    count = torch.tensor(lengths)
+    column = torch.arange(width)
+    there = column < count[:, None]  # [N, L]
+    begin = first + count.cumsum(0) - count
+    gather = begin[:, None] + torch.where(there, column, 0)
+    return Group(
+        first=first,
+        lengths=lengths,
+        gather=gather.flatten().to(device),
+        scatter=there.flatten().nonzero().flatten().to(device),
+        padded=~there[:, None, None, :].to(device),
+    )
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each text of a packed row; called by transformers' models, whose arguments these are.
+
+    `query`, `key`, `value`: [1, H, T, D]. `sliding_window`: a token sees those that are fewer than so many places away.
+    Returns [1, T, H, D].
+    """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    parts = [
+        _attend(group, query[0], key[0], value[0], scale=scale, dropout=dropout, window=sliding_window)
+        for group in packing.groups
+    ]
+    return torch.cat(parts, dim=0)[None] if len(parts) > 1 else parts[0][None], None
+
+
+AttentionInterface.register(NAME, packed_attention)
+
+
+def _attend(
+    group: Group, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
+) -> Tensor:
+    """Attend within the texts of one group: [H, T, D] three times -> [tokens of the group, H, D]."""
+    hidden = _hidden(group, window, query.device)
+    if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16):
+        result: Tensor = _CpuAttention.apply(query, key, value, group, hidden, scale, dropout)
+        return result
+    mask = None if hidden is None else ~hidden
+    q, k, v = (_unpack(x, group) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return _pack(out, group)
+
+
+def _hidden(group: Group, window: int | None, device: torch.device) -> Tensor | None:
+    """Return which keys a query does not see, [N or 1, 1, L or 1, L]; None where it sees all."""
+    if window is None or group.width <= window:
+        return group.padded
+    place = torch.arange(group.width, device=device)
+    far = ((place[:, None] - place).abs() >= window)[None, None]
+    if group.padded is None:
+        return far
+    # What is padded sees all tokens, for nothing but padding within its window would make its weights NaN.
+    return (far & ~group.padded.transpose(2, 3)) | group.padded
+
+
+def _unpack(x: Tensor, group: Group) -> Tensor:
+    """[H, T, D] -> [N, H, L, D]; what is padded holds a copy of some token, which nobody must see."""
+    if group.gather is None:
+        own = x[:, group.first : group.first + group.tokens]
+        return own.unflatten(1, (len(group.lengths), group.width)).transpose(0, 1)
+    taken = x.transpose(0, 1).index_select(0, group.gather)  # [N x L, H, D]
+    return taken.unflatten(0, (len(group.lengths), group.width)).transpose(1, 2)
+
+
+def _pack(x: Tensor, group: Group) -> Tensor:
+    """[N, H, L, D] -> [tokens of the group, H, D]."""
+    flat = x.transpose(1, 2).flatten(0, 1)
+    return flat if group.scatter is None else flat.index_select(0, group.scatter)
+
+
+class _CpuAttention(torch.autograd.Function):
+    """softmax(q k' scale) v with dropped weights, for one group; keeps the weights for the backward pass.
+
+    P = softmax(S), R = P x kept / (1 - p), O = R V. Then dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
+    dS = P x (dP - rowsum(dO x O)), dQ = dS K scale, dK = dS' Q scale.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]  # noqa: PLR0917 - autograd's functions take their arguments in order
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        group: Group,
+        hidden: Tensor | None,
+        scale: float,
+        dropout: float,
+    ) -> Tensor:
+        q, k, v = (_unpack(x, group).contiguous() for x in (query, key, value))  # [N, H, L, D]
+        scores = _wide(torch.matmul(q, k.transpose(2, 3))).mul_(scale)
+        if hidden is not None:
+            scores.masked_fill_(hidden, -math.inf)
+        weights = torch.softmax(scores, dim=-1).to(q.dtype)
+        kept, kept_scale = _draw_kept(weights, dropout)
+        dropped = weights if kept is None else (weights * kept).mul_(kept_scale)
+        out = torch.matmul(dropped, v)
+        ctx.save_for_backward(q, k, v, weights, out, *(() if kept is None else (kept,)))
+        ctx.group, ctx.scale, ctx.kept_scale, ctx.shape = group, scale, kept_scale, query.shape
+        return _pack(out, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, weights, out, *rest = ctx.saved_tensors
+        group, kept = ctx.group, rest[0] if rest else None
+        d_out = _unpack_gradient(grad.to(q.dtype), group)  # [N, H, L, D]
+        dropped = weights if kept is None else (weights * kept).mul_(ctx.kept_scale)
+        d_value = torch.matmul(dropped.transpose(2, 3), d_out)
+        d_weights = torch.matmul(d_out, v.transpose(2, 3))
+        if kept is not None:
+            d_weights.mul_(kept).mul_(ctx.kept_scale)
+        d_weights.sub_((_wide(d_out) * _wide(out)).sum(dim=-1, keepdim=True).to(d_weights.dtype))
+        d_scores = d_weights.mul_(weights).mul_(ctx.scale)
+        d_query = torch.matmul(d_scores, k)
+        d_key = torch.matmul(d_scores.transpose(2, 3), q)
+        gradients = (_scatter(x, group, ctx.shape) for x in (d_query, d_key, d_value))
+        return (*gradients, None, None, None, None)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """16-bit numbers in 32 bits: sums over a text lose too much otherwise."""
+    return x.float() if x.dtype.itemsize == 2 else x
+
+
+def _unpack_gradient(grad: Tensor, group: Group) -> Tensor:
+    """[tokens of the group, H, D] -> [N, H, L, D], zero where it is padded."""
+    count, width = len(group.lengths), group.width
+    if group.scatter is not None:
+        padded = grad.new_zeros(count * width, *grad.shape[1:])
+        grad = padded.index_copy_(0, group.scatter, grad)
+    return grad.unflatten(0, (count, width)).transpose(1, 2).contiguous()
+
+
+def _scatter(x: Tensor, group: Group, shape: torch.Size) -> Tensor:
+    """[N, H, L, D] -> [H, T, D], zero outside of the group."""
+    whole = x.new_zeros(shape[1], shape[0], shape[2])
+    whole[group.first : group.first + group.tokens] = _pack(x, group)
+    return whole.transpose(0, 1)
+
+
+def _draw_kept(weights: Tensor, dropout: float) -> tuple[Tensor | None, float]:
+    """Draw which weights are kept, and by what the kept are multiplied; None and 1 without dropout.
+
+    Sixteen random bits decide over a weight, four weights a 64-bit draw: `dropout` to within 1 / 131072, made up for in
+    the second number, at a tenth of the cost of a random float for each. From torch's generator, as all dropout.
+    """
+    threshold = round(dropout * 2**16)
+    if threshold == 0:
+        return None, 1.0
+    words = torch.empty(-(-weights.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: weights.numel()].view(weights.shape)
+    return bits >= threshold - 2**15, 2**16 / (2**16 - threshold)
