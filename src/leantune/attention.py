@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from leantune.dropout import draw_kept
+
 NAME = "leantune_packed"
 """What transformers calls this attention."""
 
@@ -192,7 +194,7 @@ class _CpuAttention(torch.autograd.Function):
         if hidden is not None:
             scores.masked_fill_(hidden, -math.inf)
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
-        kept, kept_scale = _draw_kept(weights, dropout)
+        kept, kept_scale = draw_kept(weights.shape, dropout) if dropout > 0 else (None, 1.0)
         dropped = weights if kept is None else (weights * kept).mul_(kept_scale)
         out = torch.matmul(dropped, v)
         ctx.save_for_backward(q, k, v, weights, out, *(() if kept is None else (kept,)))
@@ -236,17 +238,3 @@ def _scatter(x: Tensor, group: Group, shape: torch.Size) -> Tensor:
     whole = x.new_zeros(shape[1], shape[0], shape[2])
     whole[group.first : group.first + group.tokens] = _pack(x, group)
     return whole.transpose(0, 1)
-
-
-def _draw_kept(weights: Tensor, dropout: float) -> tuple[Tensor | None, float]:
-    """Draw which weights are kept, and by what the kept are multiplied; None and 1 without dropout.
-
-    Sixteen random bits decide over a weight, four weights a 64-bit draw: `dropout` to within 1 / 131072, made up for in
-    the second number, at a tenth of the cost of a random float for each. From torch's generator, as all dropout.
-    """
-    threshold = round(dropout * 2**16)
-    if threshold == 0:
-        return None, 1.0
-    words = torch.empty(-(-weights.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: weights.numel()].view(weights.shape)
-    return bits >= threshold - 2**15, 2**16 / (2**16 - threshold)

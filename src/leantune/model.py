@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from leantune.attention import NAME as PACKED_ATTENTION
 from leantune.attention import Packing, make_packing
 from leantune.batch import Batch
+from leantune.dropout import use_bit_dropout
 from leantune.errors import ModelError
 from leantune.settings import Section
 
@@ -229,6 +230,8 @@ def load_encoder(
         except ValueError as error:
             raise ModelError(f"model.gradient_checkpointing: {config.model_type} has none; set it to false") from error
     model.to(device)
+    if device.type == "cpu":
+        use_bit_dropout(model)
     flops = count_training_flops(model)
     return Encoder(
         model=model,
