@@ -205,3 +205,18 @@ def test_an_encoder_that_would_mix_texts_is_found_out(
 
     monkeypatch.setitem(AttentionInterface._global_mapping, PACKED_ATTENTION, careless)
     assert load_tiny(tiny_encoder_dir("bert"), packed=True).pooling is None
+
+
+def test_packed_rows_give_the_same_gradient_with_activations_computed_again(
+    tiny_encoder_dir: Callable[[str], Path],
+) -> None:
+    folder = tiny_encoder_dir("bert")
+    rows, gradients = make_rows(folder, texts=TEXTS), []
+    for again in (False, True):
+        encoder = load_tiny(folder, dropout=0.2, packed=True)
+        if again:
+            encoder.model.gradient_checkpointing_enable()
+        encoder.model.train()
+        torch.manual_seed(0)
+        gradients.append(gradient_of(encoder, rows, PARTS, "none"))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)

@@ -247,7 +247,7 @@ batching = some(
     batch_size=counts,
     micro_batch=st.just("auto") | counts.map(lambda n: {"rows": n}) | counts.map(lambda n: {"tokens": n}),
     order=st.sampled_from(["random", "uniform_length"]),
-    layout=st.sampled_from(["auto", "fixed", "dynamic"]),
+    layout=st.sampled_from(["auto", "fixed", "dynamic", "packed"]),
 )
 optimizer = some(
     learning_rate=floats(0, 10, exclude_min=True),

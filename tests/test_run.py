@@ -368,3 +368,37 @@ def test_the_scale_of_the_weights_does_not_matter(bert: Path, tmp_path: Path) ->
         columns = {"path": str(data), "text": "text", "target": "score", "weight": "weight"}
         metrics.append(run_all(tiny_config(data, bert, data=columns), tmp_path / name)[-1].metrics["overall"]["best"])
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "layout"), [("bert", "packed"), ("modernbert", "packed"), ("mpnet", "dynamic")])
+def test_the_layout_is_packed_where_the_architecture_can_be_and_the_run_says_so(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, name: str, layout: str
+) -> None:
+    events = run_all(tiny_config(data, tiny_encoder_dir(name), optimizer={"max_steps": 2}), tmp_path / "run")
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batching"]["layout"] == layout
+    (said,) = [event.text for event in events if isinstance(event, Note) and event.about == "batching"]
+    assert ("packed rows without padding" in said) == (layout == "packed")
+    assert ("mpnet cannot take packed rows" in said) == (name == "mpnet")
+    padding = metrics_of(tmp_path / "run")["overall"]["padding_fraction"]
+    assert (padding == 0) == (layout == "packed")
+
+
+def test_a_layout_that_the_architecture_does_not_allow_is_refused(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = tiny_config(data, tiny_encoder_dir("deberta-v2"), batching__layout="packed")
+    with pytest.raises(SettingsError, match=r"batching\.layout: packed is not possible with deberta-v2"):
+        run_all(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_packed_and_padded_runs_learn_the_same(data: Path, bert: Path, tmp_path: Path) -> None:
+    metrics = []
+    for layout in ("fixed", "packed"):
+        config = tiny_config(data, bert, batching__layout=layout, model={"name": str(bert), "dropout": 0.0})
+        config = config.model_copy(update={"model": config.model.model_copy(update={"attention_dropout": 0.0})})
+        run_all(config, tmp_path / layout)
+        metrics.append(metrics_of(tmp_path / layout)["overall"])
+    assert metrics[0]["best"] == pytest.approx(metrics[1]["best"], rel=1e-3)
+    assert metrics[0]["padding_fraction"] > 0.2
+    assert metrics[1]["padding_fraction"] == 0

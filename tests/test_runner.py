@@ -126,7 +126,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(settings: dict[str, Any],
 def test_recipes_that_auto_makes_equal_are_refused_before_the_first_run(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings["recipes"] = {"plain": {}, "same": {"batching": {"layout": "dynamic"}}}
+    settings["recipes"] = {"plain": {}, "same": {"batching": {"layout": "packed"}}}
     with pytest.raises(SettingsError, match=r"recipes\.same: has the same effective settings as plain"):
         run_quietly(settings, tmp_path / "out", estimate=True)
     assert not list((tmp_path / "out").glob("runs/*/*/metrics.json"))
