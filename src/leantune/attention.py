@@ -61,6 +61,8 @@ class Packing:
 
     starts: Tensor
     """[B]: the place of each text's first token, on the device."""
+    lengths: Tensor
+    """[B]: tokens of each text, on the device."""
     text: Tensor
     """[T]: the number of the text that each token belongs to, on the device."""
     groups: tuple[Group, ...]
@@ -77,7 +79,8 @@ def make_packing(lengths: list[int], device: torch.device) -> Packing:
             groups.append(_make_group(starts[begin], tuple(lengths[begin:end]), device))
             begin = end
     return Packing(
-        starts=torch.tensor(starts[:-1], device=device),
+        starts=torch.tensor(starts[:-1]).to(device),
+        lengths=torch.tensor(lengths).to(device),
         text=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device),
         groups=tuple(groups),
     )

@@ -151,8 +151,7 @@ class TextPooling:
         if not self._takes_mean:
             return hidden[0, packing.starts, None]
         sums = hidden.new_zeros(len(packing.starts), hidden.shape[2]).index_add_(0, packing.text, hidden[0])
-        counts = torch.bincount(packing.text, minlength=len(packing.starts))
-        return (sums / counts[:, None])[:, None]
+        return (sums / packing.lengths[:, None])[:, None]
 
 
 def model_path(name: str) -> str:
