@@ -123,28 +123,21 @@ def packed_attention(
     Returns [1, T, H, D].
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    parts = [
-        _attend(group, query[0], key[0], value[0], scale=scale, dropout=dropout, window=sliding_window)
-        for group in packing.groups
-    ]
-    return torch.cat(parts, dim=0)[None] if len(parts) > 1 else parts[0][None], None
+    if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16):
+        own: Tensor = _CpuAttention.apply(query[0], key[0], value[0], packing, scale, dropout, sliding_window)
+        return own[None], None
+    parts = []
+    for group in packing.groups:
+        hidden = _hidden(group, sliding_window, query.device)
+        q, k, v = (_unpack(x[0], group) for x in (query, key, value))
+        mask = None if hidden is None else ~hidden
+        parts.append(
+            _pack(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale), group)
+        )
+    return torch.cat(parts)[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)
-
-
-def _attend(
-    group: Group, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
-) -> Tensor:
-    """Attend within the texts of one group: [H, T, D] three times -> [tokens of the group, H, D]."""
-    hidden = _hidden(group, window, query.device)
-    if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16):
-        result: Tensor = _CpuAttention.apply(query, key, value, group, hidden, scale, dropout)
-        return result
-    mask = None if hidden is None else ~hidden
-    q, k, v = (_unpack(x, group) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-    return _pack(out, group)
 
 
 def _hidden(group: Group, window: int | None, device: torch.device) -> Tensor | None:
@@ -175,7 +168,7 @@ def _pack(x: Tensor, group: Group) -> Tensor:
 
 
 class _CpuAttention(torch.autograd.Function):
-    """softmax(q k' scale) v with dropped weights, for one group; keeps the weights for the backward pass.
+    """softmax(q k' scale) v with dropped weights, in each group; keeps the weights for the backward pass.
 
     P = softmax(S), R = P x kept / (1 - p), O = R V. Then dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
     dS = P x (dP - rowsum(dO x O)), dQ = dS K scale, dK = dS' Q scale.
@@ -187,39 +180,49 @@ class _CpuAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        group: Group,
-        hidden: Tensor | None,
+        packing: Packing,
         scale: float,
         dropout: float,
+        window: int | None,
     ) -> Tensor:
-        q, k, v = (_unpack(x, group).contiguous() for x in (query, key, value))  # [N, H, L, D]
-        scores = _wide(torch.matmul(q, k.transpose(2, 3))).mul_(scale)
-        if hidden is not None:
-            scores.masked_fill_(hidden, -math.inf)
-        weights = torch.softmax(scores, dim=-1).to(q.dtype)
-        kept, kept_scale = draw_kept(weights.shape, dropout) if dropout > 0 else (None, 1.0)
-        dropped = weights if kept is None else (weights * kept).mul_(kept_scale)
-        out = torch.matmul(dropped, v)
-        ctx.save_for_backward(q, k, v, weights, out, *(() if kept is None else (kept,)))
-        ctx.group, ctx.scale, ctx.kept_scale, ctx.shape = group, scale, kept_scale, query.shape
-        return _pack(out, group)
+        heads, tokens, width = query.shape
+        result, saved = query.new_empty(tokens, heads, width), []
+        for group in packing.groups:
+            q, k, v = (_unpack(x, group).contiguous() for x in (query, key, value))  # [N, H, L, D]
+            scores = _wide(torch.matmul(q, k.transpose(2, 3))).mul_(scale)
+            hidden = _hidden(group, window, query.device)
+            if hidden is not None:
+                scores.masked_fill_(hidden, -math.inf)
+            weights = torch.softmax(scores, dim=-1).to(q.dtype)
+            kept, ctx.kept_scale = draw_kept(weights.shape, dropout) if dropout > 0 else (None, 1.0)
+            out = torch.matmul(_drop(weights, kept, ctx.kept_scale), v)
+            result[group.first : group.first + group.tokens] = _pack(out, group)
+            saved += [q, k, v, weights, out, kept]
+        ctx.save_for_backward(*saved)
+        ctx.packing, ctx.scale = packing, scale
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, weights, out, *rest = ctx.saved_tensors
-        group, kept = ctx.group, rest[0] if rest else None
-        d_out = _unpack_gradient(grad.to(q.dtype), group)  # [N, H, L, D]
-        dropped = weights if kept is None else (weights * kept).mul_(ctx.kept_scale)
-        d_value = torch.matmul(dropped.transpose(2, 3), d_out)
-        d_weights = torch.matmul(d_out, v.transpose(2, 3))
-        if kept is not None:
-            d_weights.mul_(kept).mul_(ctx.kept_scale)
-        d_weights.sub_((_wide(d_out) * _wide(out)).sum(dim=-1, keepdim=True).to(d_weights.dtype))
-        d_scores = d_weights.mul_(weights).mul_(ctx.scale)
-        d_query = torch.matmul(d_scores, k)
-        d_key = torch.matmul(d_scores.transpose(2, 3), q)
-        gradients = (_scatter(x, group, ctx.shape) for x in (d_query, d_key, d_value))
-        return (*gradients, None, None, None, None)
+        gradients = [torch.empty_like(grad, dtype=ctx.saved_tensors[0].dtype) for _ in range(3)]  # [T, H, D]
+        for i, group in enumerate(ctx.packing.groups):
+            q, k, v, weights, out, kept = ctx.saved_tensors[6 * i : 6 * i + 6]
+            place = slice(group.first, group.first + group.tokens)
+            d_out = _unpack_gradient(grad[place].to(q.dtype), group)  # [N, H, L, D]
+            d_value = torch.matmul(_drop(weights, kept, ctx.kept_scale).transpose(2, 3), d_out)
+            d_weights = torch.matmul(d_out, v.transpose(2, 3))
+            if kept is not None:
+                d_weights.mul_(kept).mul_(ctx.kept_scale)
+            d_weights.sub_((_wide(d_out) * _wide(out)).sum(dim=-1, keepdim=True).to(d_weights.dtype))
+            d_scores = d_weights.mul_(weights).mul_(ctx.scale)
+            d_query, d_key = torch.matmul(d_scores, k), torch.matmul(d_scores.transpose(2, 3), q)
+            for whole, part in zip(gradients, (d_query, d_key, d_value), strict=True):
+                whole[place] = _pack(part, group)
+        return (*(whole.transpose(0, 1) for whole in gradients), None, None, None, None)
+
+
+def _drop(weights: Tensor, kept: Tensor | None, kept_scale: float) -> Tensor:
+    return weights if kept is None else (weights * kept).mul_(kept_scale)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -234,10 +237,3 @@ def _unpack_gradient(grad: Tensor, group: Group) -> Tensor:
         padded = grad.new_zeros(count * width, *grad.shape[1:])
         grad = padded.index_copy_(0, group.scatter, grad)
     return grad.unflatten(0, (count, width)).transpose(1, 2).contiguous()
-
-
-def _scatter(x: Tensor, group: Group, shape: torch.Size) -> Tensor:
-    """[N, H, L, D] -> [H, T, D], zero outside of the group."""
-    whole = x.new_zeros(shape[1], shape[0], shape[2])
-    whole[group.first : group.first + group.tokens] = _pack(x, group)
-    return whole.transpose(0, 1)
