@@ -237,7 +237,7 @@ def test_events_without_steps_or_evaluations_are_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "name", "value", "expected"),
     [
-        ("step", "train_seconds", "soon", "train_seconds: found 'soon', expected a number"),
+        ("step", "memory", "much", "memory: found 'much', expected a number"),
         ("step", "memory", None, "memory: found None, expected a number"),
         ("step", "loss", "nan", "loss: found 'nan', expected a number"),
         ("step", "loss", math.nan, "loss: found nan, expected a number"),

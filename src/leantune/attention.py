@@ -124,7 +124,8 @@ def packed_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16):
-        own: Tensor = _CpuAttention.apply(query[0], key[0], value[0], packing, scale, dropout, sliding_window)
+        arguments = (query[0], key[0], value[0], packing, scale, dropout, sliding_window)
+        own: Tensor = _CpuAttention.apply(*arguments)  # type: ignore[no-untyped-call]
         return own[None], None
     parts = []
     for group in packing.groups:
@@ -156,9 +157,9 @@ def _unpack(x: Tensor, group: Group) -> Tensor:
     """[H, T, D] -> [N, H, L, D]; what is padded holds a copy of some token, which nobody must see."""
     if group.gather is None:
         own = x[:, group.first : group.first + group.tokens]
-        return own.unflatten(1, (len(group.lengths), group.width)).transpose(0, 1)
+        return own.view(own.shape[0], len(group.lengths), group.width, own.shape[2]).transpose(0, 1)
     taken = x.transpose(0, 1).index_select(0, group.gather)  # [N x L, H, D]
-    return taken.unflatten(0, (len(group.lengths), group.width)).transpose(1, 2)
+    return taken.view(len(group.lengths), group.width, *taken.shape[1:]).transpose(1, 2)
 
 
 def _pack(x: Tensor, group: Group) -> Tensor:
@@ -175,7 +176,7 @@ class _CpuAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]  # noqa: PLR0917 - autograd's functions take their arguments in order
+    def forward(  # noqa: PLR0917 - autograd's functions take their arguments in order
         ctx: Any,
         query: Tensor,
         key: Tensor,
@@ -186,7 +187,8 @@ class _CpuAttention(torch.autograd.Function):
         window: int | None,
     ) -> Tensor:
         heads, tokens, width = query.shape
-        result, saved = query.new_empty(tokens, heads, width), []
+        result = query.new_empty(tokens, heads, width)
+        saved: list[Tensor | None] = []
         for group in packing.groups:
             q, k, v = (_unpack(x, group).contiguous() for x in (query, key, value))  # [N, H, L, D]
             scores = _wide(torch.matmul(q, k.transpose(2, 3))).mul_(scale)
@@ -203,10 +205,11 @@ class _CpuAttention(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        gradients = [torch.empty_like(grad, dtype=ctx.saved_tensors[0].dtype) for _ in range(3)]  # [T, H, D]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # taken once: where activations are computed again, a second time would be refused
+        gradients = [torch.empty_like(grad, dtype=saved[0].dtype) for _ in range(3)]  # [T, H, D]
         for i, group in enumerate(ctx.packing.groups):
-            q, k, v, weights, out, kept = ctx.saved_tensors[6 * i : 6 * i + 6]
+            q, k, v, weights, out, kept = saved[6 * i : 6 * i + 6]
             place = slice(group.first, group.first + group.tokens)
             d_out = _unpack_gradient(grad[place].to(q.dtype), group)  # [N, H, L, D]
             d_value = torch.matmul(_drop(weights, kept, ctx.kept_scale).transpose(2, 3), d_out)
@@ -236,4 +239,4 @@ def _unpack_gradient(grad: Tensor, group: Group) -> Tensor:
     if group.scatter is not None:
         padded = grad.new_zeros(count * width, *grad.shape[1:])
         grad = padded.index_copy_(0, group.scatter, grad)
-    return grad.unflatten(0, (count, width)).transpose(1, 2).contiguous()
+    return grad.reshape(count, width, *grad.shape[1:]).transpose(1, 2).contiguous()

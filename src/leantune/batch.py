@@ -1,6 +1,7 @@
 """From row numbers to the tensors of one micro-batch."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -53,22 +54,22 @@ def make_batch(rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: 
         # Pinned memory lets the copy run beside the computation; without it every copy waits for the device.
         return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
-    shared = {
-        "targets": tensor(targets if targets.ndim == 1 else targets.astype(np.float32)),
-        "weights": tensor(rows.weights[numbers].astype(np.float32)),
-    }
+    of_rows = partial(
+        Batch,
+        targets=tensor(targets if targets.ndim == 1 else targets.astype(np.float32)),
+        weights=tensor(rows.weights[numbers].astype(np.float32)),
+    )
     if padding == "none":
         ids = np.concatenate([rows.sequences.ids(int(number)) for number in numbers]).astype(np.int64)
-        of_rows = [rows.sequences.token_types(int(number)) for number in numbers]
-        types = None if of_rows[0] is None else np.concatenate([t for t in of_rows if t is not None]).astype(np.int64)
+        found = [rows.sequences.token_types(int(number)) for number in numbers]
+        types = None if found[0] is None else np.concatenate([t for t in found if t is not None]).astype(np.int64)
         places = np.concatenate([np.arange(length) for length in lengths])
-        return Batch(
+        return of_rows(
             input_ids=tensor(ids[np.newaxis]),
             attention_mask=None,
             token_types=None if types is None else tensor(types[np.newaxis]),
             packing=make_packing(lengths.tolist(), device),
             places=tensor(places[np.newaxis]),
-            **shared,
         )
     width = int(lengths.max()) if padding == "longest" else padding
     padded_ids = np.full((len(numbers), width), pad_id, dtype=np.int64)
@@ -80,9 +81,8 @@ def make_batch(rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: 
             padded_types = np.zeros_like(padded_ids) if padded_types is None else padded_types
             padded_types[i, : lengths[i]] = row_types
     mask = (np.arange(width) < lengths[:, None]).astype(np.int64) if (lengths < width).any() else None
-    return Batch(
+    return of_rows(
         input_ids=tensor(padded_ids),
         attention_mask=None if mask is None else tensor(mask),
         token_types=None if padded_types is None else tensor(padded_types),
-        **shared,
     )

@@ -268,8 +268,9 @@ def _room(lengths: IntArray, limit: MicroBatch, padding: Padding) -> IntArray:
         return np.full_like(lengths, limit.rows)
     if padding == "none":
         ends = np.cumsum(lengths)
-        fitting = np.searchsorted(ends, ends - lengths + limit.tokens, side="right") - np.arange(len(lengths))
-        return np.maximum(fitting, 1)
+        last: IntArray = np.searchsorted(ends, ends - lengths + limit.tokens, side="right").astype(np.int64, copy=False)
+        fitting: IntArray = np.maximum(last - np.arange(len(lengths)), 1)
+        return fitting
     padded = lengths if padding == "longest" else np.full_like(lengths, padding)
     return np.maximum(limit.tokens // padded, 1)
 

@@ -31,7 +31,7 @@ class BitDropout(nn.Dropout):
         """Drop values in training; return the input as it is otherwise."""
         if not self.training or self.p == 0:
             return input
-        dropped: Tensor = _Drop.apply(input, self.p)
+        dropped: Tensor = _Drop.apply(input, self.p)  # type: ignore[no-untyped-call]
         return dropped
 
 

@@ -199,9 +199,7 @@ def difference(settings: Mapping[str, Any], than: Mapping[str, Any]) -> dict[str
 
 def _refuse_names(checked: ExperimentSettings) -> None:
     if len(checked.recipes) < 2:
-        raise SettingsError(
-            f"recipes: found {len(checked.recipes)}, expected at least two: there is nothing to compare"
-        )
+        raise SettingsError(f"recipes: found {len(checked.recipes)}, expected two or more: there is nothing to compare")
     for name in checked.recipes:
         if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
             raise SettingsError(

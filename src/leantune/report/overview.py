@@ -99,7 +99,7 @@ class Overview:
         lines.add_column(overflow="fold", ratio=1)
         lines.add_column(justify="right")
         for recipe in plan.recipes:
-            differs = [f"{name}: {setting_text(value)}" for name, value in recipe.differs.items()]
+            differs = [f"{name}: {setting_text(value)}" for name, value in recipe.differs.items() if value is not None]
             what = Text("baseline" if recipe.name == plan.baseline else ", ".join(differs) or "the same")
             if recipe.error:
                 what.append(f"\nits trial failed: {recipe.error}", style="red")
@@ -187,6 +187,8 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
             style="dim",
         )
     )
+    if len(comparison.folds) * len(comparison.seeds) == 2:
+        console.print(Text("Two pairs of runs make wide intervals; more seeds tell more.", style="dim"))
     for note in comparison.notes:
         console.print(Text(note, style="yellow"))
 
@@ -198,7 +200,7 @@ def _cell(recipe: RecipeResult, measure: str, unit: str, is_baseline: bool) -> T
         return Text("failed" if failed else "no run", style="red")
     text = Text(value_text(mean, unit))
     if measure == "quality_best":  # the best of many evaluations flatters: never without the last (law 6)
-        text.append(f" (last {value_text(recipe.means['quality_last'], unit)})")
+        text.append(f"\nlast {value_text(recipe.means['quality_last'], unit)}")
     if is_baseline:
         return text.append("\nbaseline", style="dim")
     effect = recipe.effects[measure]
