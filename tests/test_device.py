@@ -8,6 +8,7 @@ import torch
 from leantune.device import (
     describe_device,
     device_bytes,
+    device_key,
     matrix_rate,
     peak_device_bytes,
     processor_name,
@@ -118,3 +119,23 @@ def test_memory_of_a_gpu_is_counted():
     assert device_bytes(device) == before + block.numel()
     assert peak_device_bytes(device) >= before + block.numel()
     assert describe_device(device)["name"] == torch.cuda.get_device_name(device)
+
+
+@pytest.mark.parametrize(
+    ("name", "visible", "key"),
+    [
+        ("cuda", None, "cuda:0"),
+        ("cuda:1", None, "cuda:1"),
+        ("cuda", "3", "cuda:3"),
+        ("cuda:1", "2,5", "cuda:5"),
+        ("cpu", "3", "cpu"),
+        ("cuda:x", None, "cuda:0"),
+    ],
+)
+def test_a_lock_on_a_device_has_the_same_name_whatever_the_device_is_called_here(
+    monkeypatch: pytest.MonkeyPatch, name: str, visible: str | None, key: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device_key(name) == key

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from leantune.dropout import BitDropout
 from leantune.errors import ModelError
 from leantune.model import Encoder, ModelSettings, load_encoder, load_weights, model_path, save_model
 from leantune.tokens import load_tokenizer
@@ -229,3 +230,9 @@ def test_loading_a_folder_calls_nobody(
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     load(tiny_encoder_dir("bert"))
+
+
+def test_an_encoder_on_a_cpu_drops_by_random_bits(tiny_encoder_dir: Callable[[str], Path]) -> None:
+    encoder = load_tiny(tiny_encoder_dir("bert"), dropout=0.2)
+    kinds = {type(module) for module in encoder.model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert kinds == {BitDropout}

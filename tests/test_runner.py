@@ -172,6 +172,19 @@ def test_a_folder_that_holds_something_else_is_refused(settings: dict[str, Any],
         run_quietly(settings, tmp_path / "out")
 
 
+def test_going_on_with_another_device_stops_at_the_first_run_that_shows_it(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    run_quietly(settings, tmp_path / "out")
+    for file in (tmp_path / "out").glob("runs/*/*/environment.json"):
+        environment = json.loads(file.read_text())
+        environment["device"]["threads"] = 99
+        file.write_text(json.dumps(environment))
+    with pytest.raises(RunFolderError, match="threads 99"):
+        run_quietly(settings | {"seeds": [0, 1]}, tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("runs/*/fold_0-seed_1/metrics.json"))) == 1
+
+
 def test_data_that_has_changed_since_a_run_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["recipes"] = dict(settings["recipes"])
     run_quietly(settings, tmp_path / "out")

@@ -5,8 +5,8 @@
 `T` tokens of all texts, `H` heads, `D` head width; in a group `N` texts of at most `L` tokens.
 
 On a CPU the products, the softmax and the dropout are an autograd function of our own: PyTorch's kernel falls back to
-its slow path there as soon as attention weights are dropped, and drawing a random number a weight costs as much as the
-products (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's scaled dot product attention.
+its slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is
+PyTorch's scaled dot product attention.
 """
 
 import math

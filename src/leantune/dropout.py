@@ -1,5 +1,5 @@
-"""Dropout from cheap random bits, for CPUs: PyTorch draws a random float for every value, which takes longer than the
-products beside it (docs/design/0004-packed-rows.md).
+"""Dropout from cheap random bits, for CPUs, where PyTorch draws a random float for every value
+(docs/design/0004-packed-rows.md has the times).
 """
 
 from typing import Any

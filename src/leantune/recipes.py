@@ -78,7 +78,7 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Return its settings as plain values, without fold and seed."""
-        return _without_cell(self.config)
+        return without_cell(dump_config(self.config))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +191,11 @@ def refuse_equal(settings: Mapping[str, Mapping[str, Any]]) -> None:
         seen[key] = name
 
 
+def without_cell(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings without the two that say which cell it is: fold and seed."""
+    return {name: value for name, value in settings.items() if name not in ("fold", "seed")}
+
+
 def difference(settings: Mapping[str, Any], than: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted names and values of the settings that are not the same in `than`; None for one that is gone."""
     one, other = flatten(settings), flatten(than)
@@ -281,11 +286,7 @@ def _owner(line: str, chain: list[tuple[str, dict[str, Any]]]) -> str:
     return "base"
 
 
-def _without_cell(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in dump_config(config).items() if key not in ("fold", "seed")}
-
-
 def _folder(name: str, config: Config) -> str:
-    text = json.dumps([name, _without_cell(config)], sort_keys=True, default=str)
+    text = json.dumps([name, without_cell(dump_config(config))], sort_keys=True, default=str)
     readable = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:40] or "recipe"
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -35,7 +35,7 @@ from leantune.device import device_key
 from leantune.errors import RunFolderError, SettingsError
 from leantune.events import ComparisonEvent, Plan, PlannedRecipe, RunDone, RunProgress, RunStart, Trial, Waiting
 from leantune.folds import fold_table
-from leantune.recipes import Experiment, Recipe, RunCell, difference, refuse_equal
+from leantune.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
 from leantune.record import write_json, write_yaml
 
 TRIAL_STEPS = 4
@@ -181,7 +181,7 @@ def _extrapolate(events: "_Events", effective: dict[str, Any], started: float) -
         startup_seconds=events.startup_ended - started,
         other_seconds=step_seconds * events.total_steps + evaluation * evaluations,
         step_seconds=step_seconds,
-        effective=_without_cell(effective),
+        effective=without_cell(effective),
     )
 
 
@@ -192,12 +192,8 @@ def _measured_before(runs: list[RunResult]) -> Measured:
         startup_seconds=startup,
         other_seconds=statistics.median(run.overall["total_seconds"] for run in runs) - startup,
         step_seconds=statistics.median(run.overall["train_seconds"] / run.overall["optimizer_steps"] for run in runs),
-        effective=_without_cell(runs[0].config),
+        effective=without_cell(runs[0].config),
     )
-
-
-def _without_cell(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in ("fold", "seed")}
 
 
 class _Events:
