@@ -32,6 +32,7 @@ class Runner:
     encoder: Encoder
     optimizer: Any
     seconds: list[float]
+    rounds: int = 0
     padding: float = 0.0
 
 
@@ -66,7 +67,7 @@ def take_steps(runner: Runner, steps: int) -> None:
         order="random",
         padding=batching.padding,
         seed=0,
-        epoch=0,
+        epoch=runner.rounds,
     )
     synchronize(device)
     start, tokens, computed = time.perf_counter(), 0, 0
@@ -91,6 +92,7 @@ def take_steps(runner: Runner, steps: int) -> None:
     synchronize(device)
     runner.seconds.append((time.perf_counter() - start) / steps)
     runner.padding = 1 - tokens / computed
+    runner.rounds += 1
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import AttentionInterface
 
 from leantune.attention import NAME as PACKED_ATTENTION
-from leantune.attention import make_packing
+from leantune.attention import Packing, attend, make_packing
 from leantune.batch import make_batch
 from leantune.precision import Precision
 from leantune.step import accumulate_gradients
@@ -203,7 +204,13 @@ def test_an_encoder_that_would_mix_texts_is_found_out(
     def careless(module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> Any:
         return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2), None
 
+    def careless_layer(qkv: Tensor, packing: Packing, **options: Any) -> Any:
+        return attend(qkv, make_packing([packing.tokens], CPU), **options)
+
     monkeypatch.setitem(AttentionInterface._global_mapping, PACKED_ATTENTION, careless)
+    assert load_tiny(tiny_encoder_dir("distilbert"), packed=True).pooling is None
+    assert load_tiny(tiny_encoder_dir("bert"), packed=True).pooling is not None
+    monkeypatch.setattr("leantune.encoder_layer.attend", careless_layer)
     assert load_tiny(tiny_encoder_dir("bert"), packed=True).pooling is None
 
 

@@ -4,28 +4,34 @@
 
 `T` tokens of all texts, `H` heads, `D` head width; in a group `N` texts of at most `L` tokens.
 
-On a CPU the products, the softmax and the dropout are an autograd function of our own: PyTorch's kernel falls back to
-its slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is
-PyTorch's scaled dot product attention.
+On a CPU the products, the softmax and the dropout are our own, forward and backward: PyTorch's kernel falls back to its
+slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's
+scaled dot product attention.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from leantune.dropout import draw_kept
+from leantune.dropout import draw_kept, drop, kept_scale
 
 NAME = "leantune_packed"
 """What transformers calls this attention."""
 
-LEAST_FULL = 0.75
-"""A text joins a group while it is at least this long, as a share of the group's longest: a quarter of the scores'
-rows and columns is then padding at most."""
+MOST_PADDED = {"cpu": 8192}
+"""Scores, a head, that a group may compute for nothing: another group costs about as much time as these, most of it in
+starting operations. A GPU computes many more in that time; there it is a guess."""
+
+WIDTHS = 16
+"""On a CPU, groups are as wide as a multiple of this: the first product of a shape costs a millisecond more than the
+next one, in which its kernel is made."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,10 +50,8 @@ class Group:
     padded: Tensor | None
     """[N, 1, 1, L] bool, true where there is no token; None as above."""
 
-    @property
-    def width(self) -> int:
-        """Tokens of the longest text, L."""
-        return max(self.lengths)
+    width: int
+    """Tokens of the longest text, L, or a little more."""
 
     @property
     def tokens(self) -> int:
@@ -66,6 +70,8 @@ class Packing:
     text: Tensor
     """[T]: the number of the text that each token belongs to, on the device."""
     groups: tuple[Group, ...]
+    tokens: int
+    """Tokens of all texts; what follows them in the row belongs to none."""
 
 
 def make_packing(lengths: list[int], device: torch.device) -> Packing:
@@ -73,23 +79,28 @@ def make_packing(lengths: list[int], device: torch.device) -> Packing:
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
-    groups, begin = [], 0
+    most = MOST_PADDED.get(device.type, 2**18)
+    groups, begin, padded = [], 0, 0
     for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] < LEAST_FULL * lengths[begin]:
-            groups.append(_make_group(starts[begin], tuple(lengths[begin:end]), device))
-            begin = end
+        if end < len(lengths):
+            padded += abs(lengths[begin] ** 2 - lengths[end] ** 2)
+            if padded <= most:
+                continue
+        groups.append(_make_group(starts[begin], tuple(lengths[begin:end]), device))
+        begin, padded = end, 0
     return Packing(
         starts=torch.tensor(starts[:-1]).to(device),
         lengths=torch.tensor(lengths).to(device),
         text=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device),
         groups=tuple(groups),
+        tokens=starts[-1],
     )
 
 
 def _make_group(first: int, lengths: tuple[int, ...], device: torch.device) -> Group:
-    width = max(lengths)
+    width = -(-max(lengths) // WIDTHS) * WIDTHS if device.type == "cpu" else max(lengths)
     if min(lengths) == width:
-        return Group(first=first, lengths=lengths, gather=None, scatter=None, padded=None)
+        return Group(first=first, lengths=lengths, width=width, gather=None, scatter=None, padded=None)
     count = torch.tensor(lengths)
     column = torch.arange(width)
     there = column < count[:, None]  # [N, L]
@@ -98,6 +109,7 @@ def _make_group(first: int, lengths: tuple[int, ...], device: torch.device) -> G
     return Group(
         first=first,
         lengths=lengths,
+        width=width,
         gather=gather.flatten().to(device),
         scatter=there.flatten().nonzero().flatten().to(device),
         padded=~there[:, None, None, :].to(device),
@@ -123,18 +135,18 @@ def packed_attention(
     Returns [1, T, H, D].
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    qkv = torch.stack([x[0].transpose(0, 1) for x in (query, key, value)], dim=1)
     if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16):
-        arguments = (query[0], key[0], value[0], packing, scale, dropout, sliding_window)
-        own: Tensor = _CpuAttention.apply(*arguments)  # type: ignore[no-untyped-call]
+        own: Tensor = _CpuAttention.apply(qkv, packing, scale, dropout, sliding_window)  # type: ignore[no-untyped-call]
         return own[None], None
     parts = []
     for group in packing.groups:
         hidden = _hidden(group, sliding_window, query.device)
-        q, k, v = (_unpack(x[0], group) for x in (query, key, value))
         mask = None if hidden is None else ~hidden
-        parts.append(
-            _pack(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale), group)
-        )
+        q, k, v = _unpack(qkv, group)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        parts.append(_pack(attended[None], group)[:, 0])
+    parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
     return torch.cat(parts)[None], None
 
 
@@ -154,83 +166,15 @@ def _hidden(group: Group, window: int | None, device: torch.device) -> Tensor | 
 
 
 def _unpack(x: Tensor, group: Group) -> Tensor:
-    """[H, T, D] -> [N, H, L, D]; what is padded holds a copy of some token, which nobody must see."""
-    if group.gather is None:
-        own = x[:, group.first : group.first + group.tokens]
-        return own.view(own.shape[0], len(group.lengths), group.width, own.shape[2]).transpose(0, 1)
-    taken = x.transpose(0, 1).index_select(0, group.gather)  # [N x L, H, D]
-    return taken.view(len(group.lengths), group.width, *taken.shape[1:]).transpose(1, 2)
+    """[T, C, H, D] -> [C, N, H, L, D]; what is padded holds a copy of some token, which nobody must see."""
+    taken = x[group.first : group.first + group.tokens] if group.gather is None else x.index_select(0, group.gather)
+    return taken.view(len(group.lengths), group.width, *x.shape[1:]).permute(2, 0, 3, 1, 4).contiguous()
 
 
 def _pack(x: Tensor, group: Group) -> Tensor:
-    """[N, H, L, D] -> [tokens of the group, H, D]."""
-    flat = x.transpose(1, 2).flatten(0, 1)
+    """[C, N, H, L, D] -> [tokens of the group, C, H, D]."""
+    flat = x.permute(1, 3, 0, 2, 4).flatten(0, 1)
     return flat if group.scatter is None else flat.index_select(0, group.scatter)
-
-
-class _CpuAttention(torch.autograd.Function):
-    """softmax(q k' scale) v with dropped weights, in each group; keeps the weights for the backward pass.
-
-    P = softmax(S), R = P x kept / (1 - p), O = R V. Then dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
-    dS = P x (dP - rowsum(dO x O)), dQ = dS K scale, dK = dS' Q scale.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0917 - autograd's functions take their arguments in order
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        packing: Packing,
-        scale: float,
-        dropout: float,
-        window: int | None,
-    ) -> Tensor:
-        heads, tokens, width = query.shape
-        result = query.new_empty(tokens, heads, width)
-        saved: list[Tensor | None] = []
-        for group in packing.groups:
-            q, k, v = (_unpack(x, group).contiguous() for x in (query, key, value))  # [N, H, L, D]
-            scores = _wide(torch.matmul(q, k.transpose(2, 3))).mul_(scale)
-            hidden = _hidden(group, window, query.device)
-            if hidden is not None:
-                scores.masked_fill_(hidden, -math.inf)
-            weights = torch.softmax(scores, dim=-1).to(q.dtype)
-            kept, ctx.kept_scale = draw_kept(weights.shape, dropout) if dropout > 0 else (None, 1.0)
-            out = torch.matmul(_drop(weights, kept, ctx.kept_scale), v)
-            result[group.first : group.first + group.tokens] = _pack(out, group)
-            saved += [q, k, v, weights, out, kept]
-        ctx.save_for_backward(*saved)
-        ctx.packing, ctx.scale = packing, scale
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # taken once: where activations are computed again, a second time would be refused
-        gradients = [torch.empty_like(grad, dtype=saved[0].dtype) for _ in range(3)]  # [T, H, D]
-        for i, group in enumerate(ctx.packing.groups):
-            q, k, v, weights, out, kept = saved[6 * i : 6 * i + 6]
-            place = slice(group.first, group.first + group.tokens)
-            d_out = _unpack_gradient(grad[place].to(q.dtype), group)  # [N, H, L, D]
-            d_value = torch.matmul(_drop(weights, kept, ctx.kept_scale).transpose(2, 3), d_out)
-            d_weights = torch.matmul(d_out, v.transpose(2, 3))
-            if kept is not None:
-                d_weights.mul_(kept).mul_(ctx.kept_scale)
-            d_weights.sub_((_wide(d_out) * _wide(out)).sum(dim=-1, keepdim=True).to(d_weights.dtype))
-            d_scores = d_weights.mul_(weights).mul_(ctx.scale)
-            d_query, d_key = torch.matmul(d_scores, k), torch.matmul(d_scores.transpose(2, 3), q)
-            for whole, part in zip(gradients, (d_query, d_key, d_value), strict=True):
-                whole[place] = _pack(part, group)
-        return (*(whole.transpose(0, 1) for whole in gradients), None, None, None, None)
-
-
-def _drop(weights: Tensor, kept: Tensor | None, kept_scale: float) -> Tensor:
-    return weights if kept is None else (weights * kept).mul_(kept_scale)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """16-bit numbers in 32 bits: sums over a text lose too much otherwise."""
-    return x.float() if x.dtype.itemsize == 2 else x
 
 
 def _unpack_gradient(grad: Tensor, group: Group) -> Tensor:
@@ -240,3 +184,97 @@ def _unpack_gradient(grad: Tensor, group: Group) -> Tensor:
         padded = grad.new_zeros(count * width, *grad.shape[1:])
         grad = padded.index_copy_(0, group.scatter, grad)
     return grad.reshape(count, width, *grad.shape[1:]).transpose(1, 2).contiguous()
+
+
+class Attended(NamedTuple):
+    """What the backward pass needs of one group."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    """[N, H, L, D] each."""
+    weights: Tensor
+    """[N, H, L, L], before any is dropped."""
+    kept: Tensor | None
+    """[N, H, L, L] int16, 1 or 0; None without dropout."""
+
+
+def attend(
+    qkv: Tensor, packing: Packing, *, scale: float = 1.0, dropout: float = 0.0, window: int | None = None
+) -> tuple[Tensor, list[Attended]]:
+    """Compute softmax(q k' scale) v with dropped weights in each group, on a CPU.
+
+    `qkv` [T, 3, H, D]. Returns [T, H, D], and what `attend_backward` needs.
+    """
+    tokens, _, heads, width = qkv.shape
+    result = qkv.new_empty(tokens, heads, width)
+    result[packing.tokens :] = 0
+    saved = []
+    for group in packing.groups:
+        query, key, value = _unpack(qkv, group)
+        scores = torch.matmul(query, key.transpose(2, 3))
+        if scale != 1.0:
+            scores.mul_(scale)
+        hidden = _hidden(group, window, qkv.device)
+        if hidden is not None:  # added, since filling by a mask is several times slower
+            scores.add_(torch.zeros_like(hidden, dtype=qkv.dtype).masked_fill_(hidden, -math.inf))
+        weights = torch.softmax(scores, dim=-1)  # in 32 bits inside, whatever comes in and goes out
+        kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
+        out = torch.matmul(weights if kept is None else drop(weights, kept), value)
+        if kept is not None:
+            out.mul_(kept_scale(dropout))
+        result[group.first : group.first + group.tokens] = _pack(out[None], group)[:, 0]
+        saved.append(Attended(query, key, value, weights, kept))
+    return result, saved
+
+
+def attend_backward(
+    grad: Tensor, saved: list[Attended], packing: Packing, *, scale: float = 1.0, dropout: float = 0.0
+) -> Tensor:
+    """Return the gradient of `attend`'s `qkv`, [T, 3, H, D], from that of its result, `grad` [T, H, D].
+
+    With P = softmax(S) and R = P x kept / (1 - p), so that O = R V: dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
+    dS = P x (dP - rowsum(P x dP)), dQ = dS K scale, dK = dS' Q scale.
+    """
+    result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
+    result[packing.tokens :] = 0
+    for group, (query, key, value, weights, kept) in zip(packing.groups, saved, strict=True):
+        place = slice(group.first, group.first + group.tokens)
+        d_out = _unpack_gradient(grad[place], group)
+        if kept is not None:
+            d_out = d_out * kept_scale(dropout)
+        d_value = torch.matmul((weights if kept is None else drop(weights, kept)).transpose(2, 3), d_out)
+        d_weights = torch.matmul(d_out, value.transpose(2, 3))
+        if kept is not None:
+            d_weights = drop(d_weights, kept)
+        d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        if scale != 1.0:
+            d_scores.mul_(scale)
+        d_query, d_key = torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query)
+        result[place] = _pack(torch.stack((d_query, d_key, d_value)), group)
+    return result
+
+
+class _CpuAttention(torch.autograd.Function):
+    """`attend` as autograd knows it."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd's functions take their arguments in order
+        ctx: Any, qkv: Tensor, packing: Packing, scale: float, dropout: float, window: int | None
+    ) -> Tensor:
+        result, saved = attend(qkv, packing, scale=scale, dropout=dropout, window=window)
+        ctx.save_for_backward(*chain.from_iterable(saved))
+        ctx.packing, ctx.scale, ctx.dropout = packing, scale, dropout
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = restore(ctx.saved_tensors)
+        d_qkv = attend_backward(grad, saved, ctx.packing, scale=ctx.scale, dropout=ctx.dropout)
+        return d_qkv, None, None, None, None
+
+
+def restore(tensors: Sequence[Any]) -> list[Attended]:
+    """Return what `attend` saved from its tensors, one after the other."""
+    size = len(Attended._fields)
+    return [Attended(*tensors[at : at + size]) for at in range(0, len(tensors), size)]

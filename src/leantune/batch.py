@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leantune.attention import Packing, make_packing
-from leantune.batch_plan import Padding
+from leantune.batch_plan import Padding, padded_tokens
 from leantune.truncation import Sequences
 
 
@@ -60,14 +60,15 @@ def make_batch(rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: 
         weights=tensor(rows.weights[numbers].astype(np.float32)),
     )
     if padding == "none":
-        ids = np.concatenate([rows.sequences.ids(int(number)) for number in numbers]).astype(np.int64)
+        rest = np.zeros(padded_tokens(lengths, padding) - int(lengths.sum()), dtype=np.int64)
+        ids = np.concatenate([*(rows.sequences.ids(int(number)) for number in numbers), rest + pad_id])
         found = [rows.sequences.token_types(int(number)) for number in numbers]
-        types = None if found[0] is None else np.concatenate([t for t in found if t is not None]).astype(np.int64)
-        places = np.concatenate([np.arange(length) for length in lengths])
+        types = None if found[0] is None else np.concatenate([*(part for part in found if part is not None), rest])
+        places = np.concatenate([*(np.arange(length) for length in lengths), rest])
         return of_rows(
-            input_ids=tensor(ids[np.newaxis]),
+            input_ids=tensor(ids[np.newaxis].astype(np.int64)),
             attention_mask=None,
-            token_types=None if types is None else tensor(types[np.newaxis]),
+            token_types=None if types is None else tensor(types[np.newaxis].astype(np.int64)),
             packing=make_packing(lengths.tolist(), device),
             places=tensor(places[np.newaxis]),
         )

@@ -28,6 +28,10 @@ Order = Literal["random", "uniform_length"]
 Padding = int | Literal["longest", "none"]
 """What the rows of a micro-batch are padded to: so many tokens, its longest row, or nothing (they are packed)."""
 
+PACKED_MULTIPLE = 16
+"""A packed row is filled up to a multiple of so many tokens: kernels are made anew for every length of a row, and on a
+CPU that costs more than the few tokens do (docs/design/0005-the-step-on-a-cpu.md)."""
+
 STEPS_A_POOL = 50
 """Optimizer steps whose rows `uniform_length` sorts together: more of them pad less, but vary less between epochs."""
 
@@ -186,12 +190,14 @@ def plan_evaluation(lengths: NDArray[np.integer[Any]], *, micro_batch: MicroBatc
 def padded_tokens(lengths: NDArray[np.integer[Any]], padding: Padding) -> int:
     """Count the positions that one micro-batch computes, padding included; `lengths` are those of its rows, [n]."""
     if padding == "none":
-        return int(lengths.sum())
+        return -(-int(lengths.sum()) // PACKED_MULTIPLE) * PACKED_MULTIPLE
     return len(lengths) * (int(lengths.max()) if padding == "longest" else padding)
 
 
 def computed_tokens(micro_batches: MicroBatches, lengths: NDArray[np.integer[Any]], *, padding: Padding) -> int:
     """Count the positions that all micro-batches compute, padding included; `lengths` is [N], as in the plan."""
+    if padding == "none":
+        return sum(padded_tokens(lengths[rows], padding) for rows in micro_batches)
     if padding != "longest":
         return padded_tokens(lengths[micro_batches.rows], padding)
     longest = micro_batches.rows[micro_batches.offsets[:-1]]

@@ -23,6 +23,8 @@ from leantune.attention import NAME as PACKED_ATTENTION
 from leantune.attention import Packing, make_packing
 from leantune.batch import Batch
 from leantune.dropout import use_bit_dropout
+from leantune.embedding import whole_embedding
+from leantune.encoder_layer import use_packed_layers
 from leantune.errors import ModelError
 from leantune.settings import Section
 
@@ -150,7 +152,8 @@ class TextPooling:
         """[1, T, hidden] -> [B, 1, hidden]."""
         if not self._takes_mean:
             return hidden[0, packing.starts, None]
-        sums = hidden.new_zeros(len(packing.starts), hidden.shape[2]).index_add_(0, packing.text, hidden[0])
+        tokens = hidden[0, : packing.tokens]
+        sums = tokens.new_zeros(len(packing.starts), tokens.shape[1]).index_add_(0, packing.text, tokens)
         return (sums / packing.lengths[:, None])[:, None]
 
 
@@ -281,7 +284,8 @@ def save_model(encoder: Encoder, tokenizer: Any, folder: Path) -> None:
     for left_over in (beside, before):
         shutil.rmtree(left_over, ignore_errors=True)
     # Under the names that the model has now, not those that an old checkpoint had: `load_weights` finds every one.
-    encoder.model.save_pretrained(beside, save_original_format=False)
+    with whole_embedding(encoder.model):
+        encoder.model.save_pretrained(beside, save_original_format=False)
     tokenizer.save_pretrained(beside)
     if folder.exists():
         folder.rename(before)
@@ -291,7 +295,8 @@ def save_model(encoder: Encoder, tokenizer: Any, folder: Path) -> None:
 
 def load_weights(encoder: Encoder, folder: Path) -> None:
     """Put the weights that `save_model` wrote into `encoder`."""
-    load_safetensors(encoder.model, folder / "model.safetensors")  # strict: nothing may be missing or left over
+    with whole_embedding(encoder.model):
+        load_safetensors(encoder.model, folder / "model.safetensors")  # strict: nothing may be missing or left over
 
 
 def position_limit(model: Any) -> int | None:
@@ -336,6 +341,8 @@ def _make_packing_possible(model: Any) -> TextPooling | None:
         with torch.no_grad():
             alone = torch.cat([model(input_ids=text).logits for text in texts])
             model.set_attn_implementation(PACKED_ATTENTION)
+            if model.device.type == "cpu":
+                use_packed_layers(model)
             pooling = TextPooling(model)
             packing = make_packing(lengths, model.device)
             places = torch.cat([torch.arange(n) for n in lengths])[None].to(model.device)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from leantune.settings import Section
 
@@ -48,7 +49,10 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    # The fused step changes weights without counting it; whoever keeps casts of them goes by the count.
+    optimizer.register_step_post_hook(lambda *_: increment_version([*decayed, *kept]))
+    return optimizer
 
 
 def learning_rate_at(step: int, total_steps: int, settings: OptimizerSettings) -> float:

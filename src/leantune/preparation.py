@@ -13,6 +13,7 @@ import pyarrow as pa
 from leantune.batch import Rows
 from leantune.batch_plan import MicroBatch, Padding, RowsPerMicroBatch, TokensPerMicroBatch
 from leantune.config import Config
+from leantune.embedding import train_rows_in_use
 from leantune.errors import SettingsError, TableError
 from leantune.events import Event, Note, Progress
 from leantune.folds import Folds, fold_table
@@ -104,6 +105,14 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
     tokenizer.truncation_side = "left" if config.tokens.truncation == "tail" else "right"
     tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # or else `save_pretrained` forgets it
 
+    used = np.union1d(sequences.used_ids(encoder.vocabulary_size), [encoder.pad_id])
+    train_rows_in_use(encoder.model, used)
+
+    def load_again() -> Encoder:
+        again = load()
+        train_rows_in_use(again.model, used)
+        return again
+
     batching, layout = _resolve_batching(config, sequences, precision, packs=encoder.pooling is not None)
     effective = config.model_copy(
         update={
@@ -129,7 +138,7 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
         batching=batching,
         metric=metric,
         precision=precision,
-        load=load,
+        load=load_again,
         notes=tuple(
             _notes(
                 config,

@@ -39,6 +39,9 @@ def accumulate_gradients(
             part = task.loss_sum(encoder.logits(batch), batch.targets, batch.weights) / total_weight
             (part if precision.scaler is None else precision.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
+    for parameter in encoder.model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:  # rows of the embedding, on a CPU
+            parameter.grad = parameter.grad.to_dense()
     return loss
 
 

@@ -8,9 +8,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
@@ -111,6 +113,13 @@ class Sequences:
             return ids
         head = _round_half_up(kept, self.head_fraction)
         return np.concatenate((ids[:head], ids[len(ids) - (kept - head) :]))
+
+    def used_ids(self, vocabulary_size: int) -> npt.NDArray[np.int64]:
+        """Token ids, ascending, that any of the texts has, cut or not, or that stand around them."""
+        used = np.zeros(vocabulary_size, dtype=bool)
+        for part in (*self.template.specials, *chain.from_iterable(self.tokenized.values)):
+            used[part] = True
+        return np.flatnonzero(used)
 
     @property
     def truncated_rows(self) -> int:
