@@ -38,7 +38,7 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
             },
             # As the others cut.
             "tokens": {"max_length": workload.max_length, "truncation": "head"},
-            "batching": {"batch_size": workload.batch_size} | workload.variant.get("batching", {}),
+            "batching": {"batch_size": workload.batch_size},
             "optimizer": {"learning_rate": workload.learning_rate, "epochs": workload.epochs},
             "precision": workload.precision,
             "device": workload.device,
