@@ -44,7 +44,7 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
                 optimizer.zero_grad()
                 losses.append(loss.detach())
         meter.stop()
-    result = {"loss": torch.stack(losses).mean().item()}
+    result = {"steps": len(losses), "loss": torch.stack(losses).mean().item()}
     return result | ({"score": score(workload, model, tokenizer)} if workload.validate else {})
 
 

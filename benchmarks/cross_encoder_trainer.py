@@ -60,8 +60,8 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
                 loss=loss_of(model),
                 callbacks=[Timer(meter)],
             )
-            loss = trainer.train().training_loss
-    result = {"loss": loss}
+            done = trainer.train()
+    result: dict[str, Any] = {"steps": done.global_step, "loss": done.training_loss}
     if workload.validate:
         second_text = None if workload.pair else ""
         result["score"] = score(workload, model.model, model.tokenizer, second_text=second_text)

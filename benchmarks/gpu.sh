@@ -3,7 +3,8 @@
 # (benchmarks/peers.py) for encoders of the size of BERT-base and MiniLM with random weights, in bf16, on made-up texts
 # of CommonLit's lengths (at most 256 tokens of each, as the article's loop would be run) and of EmoBank's.
 #
-#     sh benchmarks/gpu.sh                # everything; or one part: tests, base, minilm
+#     sh benchmarks/gpu.sh                    # everything, with one or two rounds a table
+#     MINUTES=3 sh benchmarks/gpu.sh base     # one part (tests, base, minilm), and more rounds: none begins after so many
 #
 # OUT     folder for logs and tables, default ./gpu-results
 # PYTHON  default python3. It needs leantune's dependencies, and accelerate for transformers.Trainer, datasets and
@@ -37,7 +38,7 @@ part() { [ "$PART" = all ] || [ "$PART" = "$1" ]; }
 
 if part tests; then
     # Other versions than those of constraints.txt may warn of other things.
-    timeout 180 "$PYTHON" -m pytest -m gpu -q -o filterwarnings=default -p no:cacheprovider \
+    timeout 120 "$PYTHON" -m pytest -m gpu -q -o filterwarnings=default -p no:cacheprovider \
         $(grep -l 'mark\.gpu' tests/test_*.py) >"$OUT/tests.log" 2>&1
     echo "tests: exit code $?"
     tail -n 15 "$OUT/tests.log"
@@ -54,10 +55,10 @@ table() { # shape, lengths, minutes after which no round begins, peers
 }
 
 if part base; then
-    table "${SHAPES:-bert-base}" long 2 article trainer trainer-tuned cross-encoder
-    table "${SHAPES:-bert-base}" short 1 article trainer-tuned
+    table "${SHAPES:-bert-base}" long 1.5 article trainer trainer-tuned cross-encoder
+    table "${SHAPES:-bert-base}" short 0.7 article trainer-tuned
 fi
 if part minilm; then
-    table "${SHAPES:-minilm}" long 1 article trainer-tuned
-    table "${SHAPES:-minilm}" short 1 article trainer-tuned
+    table "${SHAPES:-minilm}" long 0.7 article trainer-tuned
+    table "${SHAPES:-minilm}" short 0.7 article trainer-tuned
 fi

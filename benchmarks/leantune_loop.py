@@ -79,6 +79,7 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
         meter.stop()
         training.close()
     result = {
+        "steps": len(steps),
         "loss": float(np.mean([step.loss for step in steps])),
         "tokens": sum(step.tokens for step in steps),
         "useful_flops": sum(step.useful_flops for step in steps),

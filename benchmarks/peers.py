@@ -176,6 +176,8 @@ def run_peer(peer: Peer, workload: Workload) -> Result:
         print(done.stderr, file=sys.stderr)
         return {"skipped": f"failed with exit code {done.returncode}: {reason}"}
     result: Result = json.loads(done.stdout.splitlines()[-1])
+    if "skipped" not in result and result["steps"] != workload.timed_steps:
+        return {"skipped": f"found {result['steps']} timed steps, expected {workload.timed_steps}"}
     return result
 
 

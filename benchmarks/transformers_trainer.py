@@ -110,8 +110,9 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
                 processing_class=tokenizer,
                 callbacks=[Timer(meter)],
             )
-            loss = trainer.train().training_loss
-    return {"loss": loss} | ({"score": score(workload, model, tokenizer)} if workload.validate else {})
+            done = trainer.train()
+    result = {"steps": done.global_step, "loss": done.training_loss}
+    return result | ({"score": score(workload, model, tokenizer)} if workload.validate else {})
 
 
 if __name__ == "__main__":
