@@ -5,8 +5,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+READY_TO_BENCHMARK := .venv/.ready-to-benchmark
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint benchmark format clean
 
 demo: $(READY)  ## compare four ways to fine-tune a small encoder on the shipped data, offline
 	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
@@ -20,6 +21,9 @@ lint: $(READY)  ## style, types, and the order of the stages
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+benchmark: $(READY_TO_BENCHMARK)  ## leantune against what a user would take instead; DATA=folder of data sets (docs/benchmarks.md)
+	$(BIN)/python benchmarks/sets.py $(DATA)
+
 format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -31,4 +35,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("leantune needs Python 3.11 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@
+
+$(READY_TO_BENCHMARK): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,benchmark]'
 	touch $@

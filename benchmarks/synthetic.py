@@ -1,0 +1,72 @@
+"""Makes what a benchmark needs where there is no network: an encoder of a known shape with random weights, and tables.
+
+    python benchmarks/synthetic.py FOLDER [--shapes bert-base minilm tiny]
+
+writes FOLDER/bert-base, FOLDER/minilm (what transformers loads, with a tokenizer of made-up words, one token each) and
+FOLDER/long.csv, FOLDER/short.csv (columns text, target), whose lengths in tokens are those of CommonLit and EmoBank.
+Nothing can be learned from them: they are for times and memory.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+VOCABULARY = 30522
+SHAPES: dict[str, dict[str, Any]] = {
+    "bert-base": {},
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
+    "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+}
+LENGTHS = {
+    # The deciles of the lengths in BERT's tokens, special tokens included, from the shortest to the longest.
+    "long": [153, 184, 195, 204, 211, 218, 225, 232, 240, 251, 387],
+    "short": [3, 8, 10, 12, 15, 18, 22, 26, 32, 40, 128],
+}
+ROWS = 4000
+
+
+def make_encoder(folder: Path, shape: str) -> None:
+    """Write an encoder of BERT's kind with random weights, and its tokenizer."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *(f"w{number}" for number in range(VOCABULARY - len(special)))]
+    tokenizer = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    transformers.BertModel(transformers.BertConfig(vocab_size=VOCABULARY, **SHAPES[shape])).save_pretrained(folder)
+
+
+def make_table(path: Path, deciles: list[int]) -> None:
+    """Write rows of random words, whose lengths spread as `deciles` say, but for the longest 1 in 100."""
+    draw = np.random.default_rng(0)
+    # In the last tenth most are near its beginning: lengths have a long tail.
+    places = draw.random(ROWS) * 10
+    shares = np.where(places > 9, 9 + (places - 9) ** 6, places)
+    lengths = np.interp(shares, range(11), deciles).astype(int)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "target"])
+        for length in lengths:
+            words = draw.integers(0, VOCABULARY - 5, size=max(1, length - 2))  # [CLS] and [SEP] are two
+            writer.writerow([" ".join(f"w{word}" for word in words), f"{draw.normal():.3f}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["bert-base", "minilm"])
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for shape in options.shapes:
+        make_encoder(options.folder / shape, shape)
+    for name, deciles in LENGTHS.items():
+        make_table(options.folder / f"{name}.csv", deciles)
+
+
+if __name__ == "__main__":
+    main()

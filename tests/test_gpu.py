@@ -1,0 +1,169 @@
+"""What only a GPU can show: packed rows keep their laws in its kernels and number formats, and never wait for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from leantune.attention import make_packing, packed_attention
+from leantune.batch import make_batch
+from leantune.model import Encoder, ModelSettings, load_encoder
+from leantune.precision import Precision, PrecisionName, supported_precisions
+from leantune.step import accumulate_gradients, optimizer_step
+from leantune.task import Task
+from small_runs import make_rows, make_task_of, run_all, tiny_config, write_table
+from tiny_encoders import NAMES, make_texts
+
+DEVICE = torch.device("cuda", 0)
+PACKED_NAMES = [name for name in NAMES if name not in ("mpnet", "deberta-v2")]
+TEXTS = ["", "ba", *make_texts(10), " ".join(make_texts(4, most_words=60, seed=2))]
+TASK: Task = make_task_of("regression")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+every_precision = pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+every_architecture = pytest.mark.parametrize("name", PACKED_NAMES)
+
+
+def load(folder: Path, *, packed: bool, dropout: float) -> Encoder:
+    settings = ModelSettings(name=str(folder), dropout=dropout, attention_dropout=dropout)
+    return load_encoder(
+        settings, labels=TASK.labels, problem_type=TASK.problem_type, device=DEVICE, seed=0, packed=packed
+    )
+
+
+def choose(name: PrecisionName) -> Precision:
+    if name not in supported_precisions(DEVICE):
+        pytest.skip(f"this device does not compute {name}")
+    # A scale at which no gradient of these encoders overflows: a training would find one by itself.
+    scaler = torch.amp.GradScaler(DEVICE.type, init_scale=1024.0) if name == "fp16" else None
+    return Precision(name=name, device=DEVICE, scaler=scaler)
+
+
+def batches(encoder: Encoder, rows: Any, *, packed: bool) -> list[Any]:
+    """All rows in two micro-batches."""
+    parts = (np.arange(4), np.arange(4, len(TEXTS)))
+    padding: Any = "none" if packed else "longest"
+    return [make_batch(rows, part, pad_id=encoder.pad_id, padding=padding, device=DEVICE) for part in parts]
+
+
+def gradient_of(encoder: Encoder, rows: Any, precision: Precision, *, packed: bool) -> torch.Tensor:
+    encoder.model.zero_grad()
+    accumulate_gradients(
+        encoder,
+        batches(encoder, rows, packed=packed),
+        total_weight=rows.weights.sum(),
+        task=TASK,
+        precision=precision,
+    )
+    found = torch.cat([p.grad.flatten() for p in encoder.model.parameters() if p.grad is not None])
+    return found if precision.scaler is None else found / precision.scaler.get_scale()
+
+
+def logits_of(
+    encoder: Encoder, rows: Any, precision: Precision, *, seed: int = 0, changed: bool = False
+) -> torch.Tensor:
+    """[N, 1] of packed rows, with all words of row 5 replaced where it is `changed`."""
+    first, second = batches(encoder, rows, packed=True)
+    if changed:
+        begin, length = (int(number[1]) for number in (second.packing.starts, second.packing.lengths))
+        second.input_ids[0, begin + 1 : begin + length - 1] = 7
+    torch.manual_seed(seed)
+    with torch.inference_mode(), precision.compute():
+        return torch.cat([encoder.logits(batch).float() for batch in (first, second)])
+
+
+@every_precision
+@every_architecture
+def test_packed_rows_give_the_gradient_of_float32_as_nearly_as_padded_ones(
+    tiny_encoder_dir: Callable[[str], Path], name: str, precision: PrecisionName
+) -> None:
+    folder = tiny_encoder_dir(name)
+    rows = make_rows(folder, texts=TEXTS)
+    padded, packed = (load(folder, packed=packed, dropout=0.0) for packed in (False, True))
+    assert packed.pooling is not None
+    exact = gradient_of(padded, rows, choose("fp32"), packed=False)
+    errors = [
+        float((gradient_of(encoder, rows, choose(precision), packed=packed) - exact).norm() / exact.norm())
+        for encoder, packed in ((padded, False), (packed, True))
+    ]
+    least = {"fp32": 1e-5, "tf32": 0.01, "fp16": 0.01, "bf16": 0.05}[precision]
+    assert errors[1] < max(2 * errors[0], least)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@every_precision
+@every_architecture
+def test_changing_one_packed_row_moves_no_other(
+    tiny_encoder_dir: Callable[[str], Path], name: str, precision: PrecisionName, dropout: float
+) -> None:
+    folder = tiny_encoder_dir(name)
+    encoder = load(folder, packed=True, dropout=dropout)
+    encoder.model.train()
+    rows = make_rows(folder, texts=TEXTS)
+    before = logits_of(encoder, rows, choose(precision))
+    after = logits_of(encoder, rows, choose(precision), changed=True)
+    others = [number for number in range(len(TEXTS)) if number != 5]
+    torch.testing.assert_close(after[others], before[others], rtol=0, atol=1e-6)
+    assert abs(float(after[5] - before[5])) > 1e-4
+    if dropout:
+        assert not torch.allclose(logits_of(encoder, rows, choose(precision), seed=1), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
+def test_dropped_attention_weights_change_nothing_on_average(dtype: torch.dtype) -> None:
+    lengths, draws = [40, 33, 32, 9, 1], 300
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    shape = (1, 4, sum(lengths), 32)
+    query, key, value = (torch.randn(shape, device=DEVICE, generator=generator).to(dtype) for _ in range(3))
+    packing = make_packing(lengths, DEVICE)
+
+    def attend(dropout: float) -> torch.Tensor:
+        return packed_attention(torch.nn.Module(), query, key, value, None, packing=packing, dropout=dropout)[0].float()
+
+    torch.manual_seed(0)
+    found = torch.stack([attend(0.1) for _ in range(draws)])
+    expected, error = attend(0.0), found.std(dim=0) / draws**0.5
+    assert float(error.mean()) > 1e-4  # something is dropped
+    far = (found.mean(dim=0) - expected).abs() > 5 * error + 0.01
+    assert float(far.float().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_packed_steps_never_wait_for_the_device(
+    tiny_encoder_dir: Callable[[str], Path], precision: PrecisionName
+) -> None:
+    folder = tiny_encoder_dir("bert")
+    encoder, rows = load(folder, packed=True, dropout=0.1), make_rows(folder, texts=TEXTS)
+    encoder.model.train()
+    optimizer = torch.optim.AdamW(encoder.model.parameters(), fused=True)
+    chosen = choose(precision)
+    for strictness in ("default", "error"):  # the first step may wait: kernels are chosen
+        torch.cuda.set_sync_debug_mode(strictness)
+        try:
+            optimizer_step(
+                encoder,
+                optimizer,
+                batches(encoder, rows, packed=True),
+                total_weight=len(TEXTS),
+                task=TASK,
+                precision=chosen,
+                learning_rate=1e-4,
+                clip_norm=1.0,
+            )
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_whole_run_trains_packed_rows_on_the_gpu(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> None:
+    table = write_table(tmp_path / "table.csv")
+    config = tiny_config(table, tiny_encoder_dir("bert"), device=str(DEVICE), precision="auto", optimizer__epochs=5)
+    metrics = run_all(config, tmp_path / "run")[-1].metrics["overall"]
+    assert metrics["padding_fraction"] == 0
+    assert metrics["peak_device_bytes"] > 0
+    assert np.isfinite(metrics["best"]["rmse"])
