@@ -23,7 +23,7 @@ from leantune.report.pages import report_html, report_json, report_md, write_rep
 EVIL = (
     "<script>alert(1)</script>",
     "$x^2$ & \\alpha",
-    "a|b",
+    "a|b [1](http://planted.invalid/)",
     "`code` *bold* _em_ ~~gone~~ [link](http://planted.invalid/) ![i](x) &amp;",
     '"><img src=x onerror=alert(1)>',
     "基準レシピ、混合精度",

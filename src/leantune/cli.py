@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leantune.errors import LeantuneError
+from leantune.terminal import hold_standard_streams, say
 
 if TYPE_CHECKING:
     from leantune.config import Config
@@ -83,7 +84,7 @@ def folds(
     """Deal the rows of a table into folds, and write id,fold."""
     from leantune.errors import SettingsError
     from leantune.folds import FoldSettings, fold_table
-    from leantune.record import write_folds
+    from leantune.record import note_formulas, write_folds
     from leantune.settings import check
     from leantune.table import DataSettings
 
@@ -97,13 +98,13 @@ def folds(
     )
     table, targets, made = fold_table(columns, settings)
     write_folds(output, table.ids, made.of_row)
-    typer.echo(f"{targets.reason}\n{made.count} folds ({made.kind}) of {len(table):,} rows:")
+    say(f"{targets.reason}\n{made.count} folds ({made.kind}) of {len(table):,} rows:")
     for number in range(made.count):
         rows = made.validation_rows(number)
-        typer.echo(f"  fold {number}: {len(rows):,} rows, {targets.describe(rows)}")
-    for note in made.notes:
-        typer.echo(note)
-    typer.echo(f"written: {output}")
+        say(f"  fold {number}: {len(rows):,} rows, {targets.describe(rows)}")
+    for note in (*made.notes, *note_formulas(table.ids)):
+        say(note)
+    say(f"written: {output}")
 
 
 @app.command()
@@ -120,7 +121,7 @@ def compare(
     from leantune.experiment import compare as compare_recipes
 
     compare_recipes(experiment, output=output, assignments=tuple(assign or ()))
-    typer.echo(output / "report.html")
+    say(f"{output / 'report.html'}")
 
 
 @app.command()
@@ -128,10 +129,11 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `leantune compare` wrote.")],
 ) -> None:
     """Rebuild a comparison's report from its run folders."""
+    from leantune.events import heard
     from leantune.report import rebuild_report, show_comparison
 
-    show_comparison(rebuild_report(folder))
-    typer.echo(folder / "report.html")
+    for _ in heard([rebuild_report(folder)], show_comparison, "the display"):
+        say(f"{folder / 'report.html'}")
 
 
 @app.command()
@@ -146,7 +148,7 @@ def demo(
 
     folder = output or free_folder(Path("leantune-demo"))
     compare_demo(folder)
-    typer.echo(folder / "report.html")
+    say(f"{folder / 'report.html'}")
 
 
 @app.callback(invoke_without_command=True)
@@ -166,20 +168,21 @@ def _run(config: "Config", output: Path) -> None:
 
     for _ in Display.over(run(config, output, started_at=process_started_at())):
         pass
-    typer.echo(output)
+    say(f"{output}")
 
 
 def main() -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 1 anything else, 128 + n stopped by signal n."""
+    hold_standard_streams()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
         app()
     except LeantuneError as error:
-        typer.echo(f"leantune: {error}", err=True)
+        say(f"leantune: {error}", error=True)
         sys.exit(error.exit_code)
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    typer.echo(f"leantune: stopped by {signal.Signals(number).name}", err=True)
+    say(f"leantune: stopped by {signal.Signals(number).name}", error=True)
     sys.exit(128 + number)

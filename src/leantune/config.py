@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from leantune.batch_plan import BatchingSettings
@@ -13,6 +12,7 @@ from leantune.folds import FoldSettings
 from leantune.loop import EvaluationSettings
 from leantune.model import ModelSettings
 from leantune.optim import OptimizerSettings
+from leantune.plain import parse_yaml
 from leantune.precision import PrecisionName
 from leantune.settings import Section, check
 from leantune.table import DataSettings
@@ -76,38 +76,16 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises `SettingsError`, naming the file."""
     try:
-        settings = _parse_yaml(path.read_text(encoding="utf-8"))
+        settings = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise SettingsError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path}: is not YAML: {error}") from None
     if not isinstance(settings, dict):
         raise SettingsError(
             f"{path}: found {type(settings).__name__}, expected settings such as `model: {{name: demo}}`"
         )
     return settings
-
-
-def _parse_yaml(text: str) -> Any:
-    """Parse YAML; raises ValueError where it is none, or where a mapping has a key twice."""
-    try:
-        return yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which PyYAML would drop the first without a word."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.MarkedYAMLError(
-                problem=f"the key {twice} stands twice in the mapping", problem_mark=node.start_mark
-            )
-        return node
 
 
 def dump_config(section: Section) -> dict[str, Any]:
@@ -135,7 +113,7 @@ def assign(settings: dict[str, Any], assignment: str) -> None:
     if not equals or not name:
         raise SettingsError(f"--set: found {assignment!r}, expected key.sub=value, such as optimizer.epochs=1")
     try:
-        _assign(settings, name.strip(), _parse_yaml(text))
+        _assign(settings, name.strip(), parse_yaml(text))
     except ValueError:
         raise SettingsError(f"--set {name}: {text!r} is not a YAML value") from None
 

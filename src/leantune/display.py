@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,13 +11,25 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from leantune.events import Evaluation, Event, FoldStart, Note, RunEnd, TrainStep
+from leantune.events import Evaluation, Event, FoldStart, Note, RunEnd, TrainStep, heard
 from leantune.events import Progress as StageProgress
+from leantune.terminal import printable
 
 SECONDS_BETWEEN_LINES = 10.0
 HEAD_WIDTH = 10
 SCORES = ("rmse", "mae", "r2", "pearson", "accuracy", "f1_macro", "log_loss", "roc_auc")
 """Metrics that are shown at an evaluation, as many as one line of 80 columns holds; the first defined one leads."""
+
+
+class Terminal(Console):
+    """Standard error as rich writes to it, but for one thing: a reader that has left does not end the process."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error as it is, where rich would leave with exit code 1 in the middle of a training."""
+        raise  # noqa: PLE0704 - called while the error is handled
 
 
 class Display:
@@ -27,7 +40,7 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Terminal()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -46,24 +59,23 @@ class Display:
         self._line_at = time.perf_counter()
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        with suppress(Exception):  # a terminal that has gone away needs no order
+            self._progress.stop()
 
     @classmethod
     def over(cls, events: Iterable[Event]) -> Iterator[Event]:
-        """Show events while handing them on."""
+        """Show events while handing them on, as long as the terminal lasts (see `heard`)."""
         with cls() as display:
-            for event in events:
-                display.show(event)
-                yield event
+            yield from heard(events, display.show, "the display")
 
     def show(self, event: Event) -> None:
         """Show one event; events that a person need not see are dropped."""
+        self._progress.start()  # once
         match event:
             case StageProgress():
                 self._advance(event.stage, event.done, event.total, "")
@@ -119,7 +131,7 @@ class Display:
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_column(min_width=HEAD_WIDTH, justify="right")
         line.add_column(overflow="fold")
-        line.add_row(Text(head, style=style), Text(text))
+        line.add_row(Text(printable(head), style=style), Text(printable(text)))
         self._console.print(line)
 
 

@@ -1,10 +1,17 @@
 """What a run tells while it goes: training yields these, and the caller records, shows or drops them."""
 
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +213,21 @@ class RunDone:
 
 
 ComparisonEvent = Trial | Plan | Waiting | RunStart | RunProgress | RunDone
+
+
+def heard(events: Iterable[Told], listen: Callable[[Told], None], name: str) -> Iterator[Told]:
+    """Hand events on, each told to `listen` first: a display, or whatever else may follow a run without ruling it.
+
+    A listener that raises is dropped, with one warning that calls it `name`, and the events go on: a terminal that has
+    gone away, or a service that does not answer, is no reason to lose a training.
+    """
+    listening = True
+    for event in events:
+        if listening:
+            try:
+                listen(event)
+            except Exception as error:
+                listening = False
+                with suppress(Exception):  # where the terminal is what is broken, this cannot be printed either
+                    logger.warning("%s has failed and is left out from here on (%r)", name, error)
+        yield event

@@ -10,6 +10,7 @@ from typing import Any
 from leantune.comparison import Comparison
 from leantune.config import assign
 from leantune.device import resolve_device
+from leantune.events import heard
 from leantune.example import demo_experiment, free_folder
 from leantune.precision import make_precision
 from leantune.recipes import Experiment, load_experiment, parse_experiment
@@ -61,5 +62,6 @@ def _finish(experiment: Experiment, folder: Path, *, command: str, estimate: boo
             pass
     comparison = rebuild_report(folder)
     if display:
-        show_comparison(comparison)
+        for _ in heard([comparison], show_comparison, "the display"):
+            pass
     return comparison

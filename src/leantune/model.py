@@ -199,21 +199,27 @@ def load_encoder(
     torch.manual_seed(seed)
     try:
         config = AutoConfig.from_pretrained(path, **shared)
+        _forget_code(config)
         _set_dropouts(config, settings)
         config.num_labels = len(labels)
         config.problem_type = problem_type
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # a head for another number of labels is drawn anew
-            output_loading_info=True,
-            **shared,
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with _no_pickles():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a head for another number of labels is drawn anew
+                output_loading_info=True,
+                **shared,
+            )
+    except ModelError:
+        raise
+    except (
+        Exception
+    ) as error:  # a damaged or hostile folder surfaces as anything, errors of the Rust library among them
         raise ModelError(f"model.name: cannot load {settings.name!r}: {_first_line(error)}") from error
     finally:
         transformers.utils.logging.set_verbosity(level)
@@ -251,6 +257,38 @@ def load_encoder(
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _forget_code(config: Any) -> None:
+    """Forget what a configuration says about code: which classes to fetch, and which attention kernel to download.
+
+    None of it is run, and a model that is trained here must not send those who load it elsewhere.
+    """
+    if hasattr(config, "auto_map"):
+        del config.auto_map
+    config._attn_implementation = None
+
+
+@contextmanager
+def _no_pickles() -> Iterator[None]:
+    """Refuse to unpickle anything during a block, since `use_safetensors` is not the last word.
+
+    transformers opens whatever weights the folder names: an index of safetensors may list `.bin` files, and the
+    configuration may name one, too.
+    """
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ModelError(
+            "model.name: its weights are a pickle, which may run code when it is read; choose a model with "
+            "model.safetensors"
+        )
+
+    load = torch.load
+    torch.load = refuse
+    try:
+        yield
+    finally:
+        torch.load = load
 
 
 def _set_dropouts(config: Any, settings: ModelSettings) -> None:

@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterable
@@ -111,8 +112,17 @@ class RunFolder:
         write_json(self.path / "metrics.json", metrics)
 
 
+FORMULA = re.compile(r"[=+\-@＝＋－＠\t\r\n]")
+"""What a cell begins with that a spreadsheet runs as a formula."""
+_NUMBER = re.compile(r"[+-]?[0-9.,]+([eE][+-]?[0-9]+)?")
+
+
 def write_folds(path: Path, ids: pa.Array, folds: NDArray[np.int64]) -> None:
-    """Write a CSV file of id,fold: the fold in which each row validates."""
+    """Write a CSV file of id,fold: the fold in which each row validates.
+
+    Ids are written exactly as the table has them, formulas too: the file is there to be joined with the table, and an
+    id with a quote before it would find no row. `note_formulas` says so where a spreadsheet must be warned of.
+    """
     names = ids.to_pylist()
     # Before Python 3.13 the writer leaves a lone carriage return unquoted, which readers take for the end of a line.
     quote_all = any("\r" in name for name in names)
@@ -121,6 +131,19 @@ def write_folds(path: Path, ids: pa.Array, folds: NDArray[np.int64]) -> None:
     writer.writerow(("id", "fold"))
     writer.writerows(zip(names, folds.tolist(), strict=True))
     write_text(path, text.getvalue())
+
+
+def note_formulas(ids: pa.Array) -> list[str]:
+    """Return a warning where a spreadsheet would run some of the ids as formulas; numbers are none."""
+    found = [(row, name) for row, name in enumerate(ids.to_pylist()) if FORMULA.match(name)]
+    found = [(row, name) for row, name in found if not _NUMBER.fullmatch(name)]
+    if not found:
+        return []
+    row, name = found[0]
+    return [
+        f"{len(found):,} of {len(ids):,} ids would run as formulas in a spreadsheet (the first in row {row + 1}: "
+        f"{name!r:.60}); they are written as they are, so that they can be joined: open the file as text"
+    ]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -162,5 +185,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file at once: a reader sees the old one or the new one, never a part."""
     beside = path.with_name(f".{path.name}.tmp")
     text += "" if text.endswith("\n") else "\n"
-    beside.write_text(text, encoding="utf-8", errors=ESCAPE, newline="")
+    beside.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file elsewhere
+    with beside.open("x", encoding="utf-8", errors=ESCAPE, newline="") as file:
+        file.write(text)
     beside.replace(path)

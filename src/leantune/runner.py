@@ -13,6 +13,7 @@ A recipe's folder is named after its settings. A file that has changed makes oth
 import hashlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -25,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from leantune.comparison.comparability import check_pair
@@ -35,6 +35,7 @@ from leantune.device import device_key
 from leantune.errors import RunFolderError, SettingsError
 from leantune.events import ComparisonEvent, Plan, PlannedRecipe, RunDone, RunProgress, RunStart, Trial, Waiting
 from leantune.folds import fold_table
+from leantune.plain import parse_yaml
 from leantune.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
 from leantune.record import write_json, write_yaml
 
@@ -158,7 +159,7 @@ def _try(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, Measur
             failed = process.poll() not in (None, 0)
         if failed or not events.readings:
             return _last_words(log, process.returncode)
-        settings = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        settings = parse_yaml((path / "config.yaml").read_text(encoding="utf-8"))
         return _extrapolate(events, settings, started)
 
 
@@ -244,7 +245,8 @@ def _process(cell: RunCell, folder: Path, output: Path, log: Path) -> Iterator[s
     # -P: a file of the user's that is called like a package must not be imported in its place.
     command = [sys.executable, "-P", "-m", "leantune.worker", "train", "--config", settings, "--output", output]
     command += ["--fold", cell.fold, "--set", f"seed={cell.seed}"]
-    with log.open("wb") as file:
+    log.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file elsewhere
+    with log.open("xb") as file:
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.PIPE,  # never written to: see worker
@@ -390,7 +392,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _lock_of(recipe: Recipe) -> tuple[str, FileLock]:
     device = device_key(recipe.config.device)
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    name = f"leantune-{user}-{device.replace(':', '_')}.lock"
+    name = f"leantune-{user}-{re.sub(r'[^A-Za-z0-9-]', '_', device)}.lock"  # a device may be called "../../x"
     return device, FileLock(Path(tempfile.gettempdir()) / name)
 
 

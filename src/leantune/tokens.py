@@ -84,7 +84,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     Follow it with `check_tokenizer` as soon as the model's vocabulary is known.
     """
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=False, local_files_only=Path(name).is_dir()
         )
     except Exception as error:  # a damaged file surfaces as anything, a bare Exception of the Rust library among them
@@ -92,6 +92,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         raise ModelError(
             f"model.name {name!r}: its tokenizer cannot be loaded. {_remedy(name, error)} (transformers says: {reason})"
         ) from error
+    tokenizer.init_kwargs.pop("auto_map", None)  # where its code would be: not even a copy of it shall ask for that
+    return tokenizer
 
 
 def _remedy(name: str, error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The folder of an experiment, read back: which run belongs to which recipe, fold and seed, and what became of it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,11 @@ def read_plan(folder: Path) -> Plan:
 def _parse_plan(file: Path, content: dict[str, Any]) -> Plan:
     names: dict[str, Any] = entry(file, content, dict, "recipes")
     folders = {name: entry(file, content, str, "recipes", name, "folder") for name in names}
+    for name, place in folders.items():
+        if not re.fullmatch(r"runs/[^./\\:\0][^/\\:\0]{,99}", place):  # no way out of the experiment's folder
+            raise RunFolderError(
+                f"{file}: recipes.{name}.folder: found {place!r:.80}, expected runs/ and one name below"
+            )
     baseline = entry(file, content, str, "baseline")
     if baseline not in folders:
         raise RunFolderError(f"{file}: baseline: found {baseline!r}, expected one of the recipes: {', '.join(folders)}")
@@ -78,8 +84,12 @@ def _parse_plan(file: Path, content: dict[str, Any]) -> Plan:
 
 def _numbers(file: Path, content: dict[str, Any], name: str) -> tuple[int, ...]:
     found: list[Any] = entry(file, content, list, name)
-    if not found or len(set(map(repr, found))) < len(found) or not all(type(number) is int for number in found):
-        raise RunFolderError(f"{file}: {name}: found {found}, expected different whole numbers, at least one")
+    if (
+        not found
+        or len(set(map(repr, found))) < len(found)
+        or not all(type(number) is int and 0 <= number < 2**32 for number in found)
+    ):
+        raise RunFolderError(f"{file}: {name}: found {found!r:.60}, expected different whole numbers, at least one")
     return tuple(found)
 
 

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from numpy.typing import NDArray
 
 from leantune.errors import RunFolderError
+from leantune.plain import parse_yaml
 
 T = TypeVar("T")
 
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, many times as fast, where PyYAML has it
+LARGEST = 1e100
+"""No time, size or metric is as large; squares and products of what is smaller are numbers still."""
 _EXPECTED = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
@@ -119,11 +120,16 @@ def entry(where: object, content: dict[str, Any], kind: type[T], *names: str) ->
         if not isinstance(value, dict) or name not in value:
             raise RunFolderError(f"{where}: found no {'.'.join(names)}, expected {_EXPECTED[kind]} there")
         value = value[name]
-    fits = isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
+    fits = _is_number(value) if kind is float else isinstance(value, kind)
     if not fits or isinstance(value, bool):
         raise RunFolderError(f"{where}: {'.'.join(names)}: found {value!r:.60}, expected {_EXPECTED[kind]}")
     checked: T = value
     return checked
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number that the arithmetic of a comparison can bear, squared and multiplied, too."""
+    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def seconds_to_reach(run: RunResult, goal: float, *, lower_is_better: bool) -> float | None:
@@ -153,12 +159,16 @@ def _check_metrics(file: Path, metrics: dict[str, Any], fold: int, metric: str) 
         _positive(file, metrics, "overall", name)
     if metrics["overall"].get("peak_device_bytes") is not None:
         _positive(file, metrics, "overall", "peak_device_bytes")
+    phases = ("startup", "train", "evaluation", "checkpoint")
+    for drawn in ((*part, "tokens"), *(("overall", f"{phase}_seconds") for phase in phases)):
+        if entry(file, metrics, dict, *drawn[:-1]).get(drawn[-1]) is not None:
+            entry(file, metrics, float, *drawn)
 
 
 def _positive(where: object, content: dict[str, Any], *names: str) -> float:
     """Return a number above 0, as ratios need."""
     value = entry(where, content, float, *names)
-    if value <= 0:
+    if value < 1 / LARGEST:
         raise RunFolderError(f"{where}: {'.'.join(names)}: found {value}, expected a number above 0")
     return value
 
@@ -234,8 +244,8 @@ def _read_predictions(file: Path, count: int) -> tuple[NDArray[np.int64], tuple[
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(file.read_bytes(), _YAML_LOADER)
-    except (OSError, yaml.YAMLError) as error:
+        content = parse_yaml(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise _unreadable(file, error) from None
     if not isinstance(content, dict):
         raise RunFolderError(f"{file}: found {type(content).__name__}, expected a mapping")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -11,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from leantune.comparison import Comparison, RecipeResult
-from leantune.display import countdown, duration, figure
-from leantune.events import ComparisonEvent, Plan, RunDone, RunProgress, RunStart, Trial, Waiting
+from leantune.display import Terminal, countdown, duration, figure
+from leantune.events import ComparisonEvent, Plan, RunDone, RunProgress, RunStart, Trial, Waiting, heard
 from leantune.report.wording import effect_text, setting_text, value_text, verdict_text
+from leantune.terminal import printable
 
 SHOWN = ("quality_best", "train_seconds", "peak_bytes")
 """Measures that have a column in the terminal: as many as 80 columns hold."""
@@ -27,7 +29,7 @@ class Overview:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Terminal()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -47,24 +49,23 @@ class Overview:
         self._run_started = 0.0
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        with suppress(Exception):  # a terminal that has gone away needs no order
+            self._progress.stop()
 
     @classmethod
     def over(cls, events: Iterable[ComparisonEvent]) -> Iterator[ComparisonEvent]:
-        """Show events while handing them on."""
+        """Show events while handing them on, as long as the terminal lasts (see `heard`)."""
         with cls() as overview:
-            for event in events:
-                overview.show(event)
-                yield event
+            yield from heard(events, overview.show, "the display")
 
     def show(self, event: ComparisonEvent) -> None:
         """Show one event."""
+        self._progress.start()  # once
         match event:
             case Trial():
                 self._advance(f"timing a few steps of {event.recipe}", event.number - 1, event.total, "")
@@ -100,9 +101,9 @@ class Overview:
         lines.add_column(justify="right")
         for recipe in plan.recipes:
             differs = [f"{name}: {setting_text(value)}" for name, value in recipe.differs.items() if value is not None]
-            what = Text("baseline" if recipe.name == plan.baseline else ", ".join(differs) or "the same")
+            what = Text(printable("baseline" if recipe.name == plan.baseline else ", ".join(differs) or "the same"))
             if recipe.error:
-                what.append(f"\nits trial failed: {recipe.error}", style="red")
+                what.append(printable(f"\nits trial failed: {recipe.error}"), style="red")
             times = []
             if recipe.finished:
                 times.append(f"{recipe.finished} of {recipe.runs} done")
@@ -160,28 +161,28 @@ class Overview:
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_column(min_width=7)
         line.add_column(overflow="fold")
-        line.add_row(Text(head, style=style), Text(text))
+        line.add_row(Text(printable(head), style=style), Text(printable(text)))
         self._console.print(line)
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print the table of a comparison, in 80 columns, on standard error by default."""
-    console = console or Console(stderr=True, highlight=False)
+    console = console or Terminal()
     measures = [measure for measure in comparison.measures if measure.name in SHOWN]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("", overflow="fold", max_width=18)
     for measure in measures:
-        table.add_column(Text(measure.label))
+        table.add_column(Text(printable(measure.label)))
     for recipe in comparison.recipes:
         table.add_row(
-            Text(recipe.name, style="bold"),
+            Text(printable(recipe.name), style="bold"),
             *(_cell(recipe, measure.name, measure.unit, recipe.name == comparison.baseline) for measure in measures),
         )
     console.print()
     console.print(table)
     console.print(
         Text(
-            f"Against {comparison.baseline}, with 95% intervals; {_counted(comparison.folds, 'fold')}, "
+            f"Against {printable(comparison.baseline)}, with 95% intervals; {_counted(comparison.folds, 'fold')}, "
             f"{_counted(comparison.seeds, 'seed')}, {comparison.rows['training']:,} rows train and "
             f"{comparison.rows['validation']:,} validate.",
             style="dim",
@@ -190,7 +191,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     if len(comparison.folds) * len(comparison.seeds) == 2:
         console.print(Text("Two pairs of runs make wide intervals; more seeds tell more.", style="dim"))
     for note in comparison.notes:
-        console.print(Text(note, style="yellow"))
+        console.print(Text(printable(note), style="yellow"))
 
 
 def _cell(recipe: RecipeResult, measure: str, unit: str, is_baseline: bool) -> Text:

@@ -291,8 +291,9 @@ def escape_markdown(value: Any) -> str:
     if isinstance(value, Markup):
         return str(value)
     text = " ".join(str(value).split())
-    # A bracket before a number is one of our own intervals; an underscore within a word is no emphasis.
-    return re.sub(r"[\\`*<>&|$~]|\[(?![−+\d])|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)
+    # A bracket before a number is one of our own intervals, and one before another bracket would make a link; an
+    # underscore within a word is no emphasis.
+    return re.sub(r"[\\`*<>&|$~]|\[(?![−+\d])|\](?=[(\[:])|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)
 
 
 def code_block(text: str) -> Markup:
