@@ -1,6 +1,6 @@
 """The loop: what it yields, in which order, and that padding, micro-batches and order never move a prediction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,17 @@ import torch
 
 from leantune.batch import Rows
 from leantune.batch_plan import RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.checkpoint import CheckpointSettings
 from leantune.clock import PhaseClock
 from leantune.errors import TrainingError
 from leantune.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.loop import Batching, EvaluationSettings, EveryFraction, EverySteps, Fold, predict_rows, train_fold
-from leantune.optim import OptimizerSettings
+from leantune.model import Encoder
+from leantune.optim import OptimizerSettings, make_optimizer
 from leantune.precision import Precision
 from leantune.scoring import compute_metrics
+from leantune.state import TrainState
+from leantune.task import Task
 from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
 from tiny_encoders import make_texts
 
@@ -37,6 +41,7 @@ def make_fold(**changes: Any) -> Fold:
         "evaluation": EvaluationSettings(),
         "metric": "rmse",
         "seed": 0,
+        "checkpoint": CheckpointSettings(),
     }
     return Fold(**(fields | changes))
 
@@ -46,8 +51,13 @@ def train(folder: Path, fold: Fold, *, kind: Any = "regression", precision: Prec
     rows = options.get("rows") or make_rows(folder, kind, texts=TEXTS)
     packed = fold.batching.padding == "none"
     encoder = load_tiny(folder, kind, dropout=options.get("dropout", 0.0), packed=packed)
-    events = list(train_fold(encoder, rows, fold, task=make_task_of(kind), precision=precision, clock=PhaseClock()))
+    events = list(begin(encoder, rows, fold, task=make_task_of(kind), precision=precision))
     return encoder, events
+
+
+def begin(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision = FP32) -> Iterator[Any]:
+    state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
+    return train_fold(encoder, rows, fold, state, task=task, precision=precision, clock=PhaseClock())
 
 
 def steps_of(events: Any) -> list[TrainStep]:
@@ -172,7 +182,7 @@ def test_dropout_is_on_in_every_step_and_off_in_evaluations(bert: Path) -> None:
     modes = []
     encoder.model.register_forward_pre_hook(lambda model, _: modes.append((model.training, torch.is_grad_enabled())))
     task = make_task_of("regression")
-    for _ in train_fold(encoder, rows, fold, task=task, precision=FP32, clock=PhaseClock()):
+    for _ in begin(encoder, rows, fold, task=task):
         pass
     assert set(modes) == {(True, True), (False, False)}
 
@@ -217,7 +227,7 @@ def test_tokens_and_padding_are_counted_as_the_encoder_computes_them(bert: Path)
         with_kwargs=True,
     )
     fold, task = make_fold(), make_task_of("regression")
-    steps = steps_of(train_fold(encoder, rows, fold, task=task, precision=FP32, clock=PhaseClock()))
+    steps = steps_of(begin(encoder, rows, fold, task=task))
     assert sum(event.computed_tokens for event in steps) == sum(computed)
     assert sum(event.tokens for event in steps) == 2 * rows.sequences.lengths[fold.training_rows].sum()
     assert sum(event.useful_flops for event in steps) == pytest.approx(
@@ -236,7 +246,7 @@ def test_a_gradient_that_is_not_finite_stops_training(bert: Path) -> None:
     rows, fold = make_rows(bert, texts=TEXTS), make_fold()
     encoder = load_tiny(bert)
     encoder.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * np.inf)
-    events = train_fold(encoder, rows, fold, task=make_task_of("regression"), precision=FP32, clock=PhaseClock())
+    events = begin(encoder, rows, fold, task=make_task_of("regression"))
     with pytest.raises(TrainingError, match=r"the gradient norm of step 1"):
         list(events)
 
@@ -268,7 +278,7 @@ def test_steps_on_a_gpu_never_wait_for_the_device(bert: Path, name: Any, monkeyp
     forwards = []
     encoder.model.register_forward_hook(lambda *_: forwards.append(1))
     precision = Precision(name=name, device=device)
-    events = train_fold(encoder, rows, fold, task=task, precision=precision, clock=PhaseClock())
+    events = begin(encoder, rows, fold, task=task, precision=precision)
     next(events)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,18 +1,14 @@
 """The command line. Heavy imports wait until a command runs, so that help and mistyped options answer at once."""
 
 # ruff: noqa: PLC0415
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from leantune.errors import LeantuneError
-
-if TYPE_CHECKING:
-    from leantune.config import Config
+from leantune.errors import LeantuneError, SettingsError
+from leantune.stopping import Stopped, listen
 
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
@@ -42,6 +38,12 @@ def train(
         str | None, typer.Option(metavar="MODEL", help="An encoder: folder, hub name, or `demo` (extra `demo`).")
     ] = None,
     output: Annotated[Path, typer.Option(metavar="RUN", help="New folder for everything the run writes.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where RUN was stopped or killed; begin where nothing is there.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resume: go on although data or settings have changed.")
+    ] = False,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options win.")] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optimizer.epochs=1.")
@@ -53,7 +55,9 @@ def train(
     group: Group = None,
 ) -> None:
     """Fine-tune an encoder on a table of texts, and measure it."""
-    from leantune.config import load_config
+    from leantune.clock import process_started_at
+    from leantune.display import Display
+    from leantune.run import load_run_config, run
 
     flags = {
         "data.path": data,
@@ -64,7 +68,13 @@ def train(
         "model.name": model,
         "fold": fold,
     }
-    _run(load_config(config, {name: value for name, value in flags.items() if value}, assign or ()), output)
+    if force and not resume:
+        raise SettingsError("--force: it overrides what --resume refuses; give both, or neither")
+    given = {name: value for name, value in flags.items() if value}
+    loaded = load_run_config(config, given, assign or (), resumed=output if resume else None)
+    for _ in Display.over(run(loaded, output, started_at=process_started_at(), resume=resume, force=force)):
+        pass
+    typer.echo(output)
 
 
 @app.command()
@@ -81,7 +91,6 @@ def folds(
     group: Group = None,
 ) -> None:
     """Deal the rows of a table into folds, and write id,fold."""
-    from leantune.errors import SettingsError
     from leantune.folds import FoldSettings, fold_table
     from leantune.record import write_folds
     from leantune.settings import check
@@ -159,27 +168,14 @@ def options(version: Annotated[bool, typer.Option("--version", help="Show the ve
         raise typer.Exit
 
 
-def _run(config: "Config", output: Path) -> None:
-    from leantune.clock import process_started_at
-    from leantune.display import Display
-    from leantune.run import run
-
-    for _ in Display.over(run(config, output, started_at=process_started_at())):
-        pass
-    typer.echo(output)
-
-
 def main() -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 1 anything else, 128 + n stopped by signal n."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    listen()
     try:
         app()
+    except Stopped as stopped:
+        typer.echo(f"leantune: stopped by {stopped.name}", err=True)
+        raise
     except LeantuneError as error:
         typer.echo(f"leantune: {error}", err=True)
         sys.exit(error.exit_code)
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    typer.echo(f"leantune: stopped by {signal.Signals(number).name}", err=True)
-    sys.exit(128 + number)
