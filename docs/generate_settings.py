@@ -44,7 +44,7 @@ def describe_default(value: Any) -> str:
     if value is PydanticUndefined:
         return "none, must be set"
     if isinstance(value, Section):
-        return "{" + ", ".join(f"{name}: {inner:g}" for name, inner in value) + "}"
+        return "{" + ", ".join(f"{name}: {describe_default(inner)}" for name, inner in value) + "}"
     return "none" if value == () else json.dumps(value, default=str).strip('"')
 
 

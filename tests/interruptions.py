@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import leantune.loop
 from leantune.batch import make_batch
@@ -18,13 +19,14 @@ TIMES = ("time", "seconds", "tokens_per_second", "memory", "bytes", "utilization
 
 
 class RowTrace:
-    """The rows of every micro-batch that is made, trained on or evaluated, in their order."""
+    """The rows of every micro-batch that is trained on, in their order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[list[int]] = []
 
         def watched(rows: Any, numbers: Any, **options: Any) -> Any:
-            self.rows.append(numbers.tolist())
+            if torch.is_grad_enabled():
+                self.rows.append(numbers.tolist())
             return make_batch(rows, numbers, **options)
 
         monkeypatch.setattr(leantune.loop, "make_batch", watched)
@@ -45,7 +47,6 @@ def run_with_copies(
         if isinstance(event, Checkpoint) and "checkpoint" in event.path:
             copy = copies / f"{len(made):03d}"
             shutil.copytree(output, copy)
-            (copy / "config.yaml").touch()
             made.append((copy, event.step, list(trace.rows)))
             step = event.step
     return [*made, (output, step, trace.take())]

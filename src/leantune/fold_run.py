@@ -101,7 +101,7 @@ def run_fold(
         )
     except Stopped as stopped:
         if state.step and not stopped.at_once:
-            yield Note(about="stop", text=f"{stopped.name}: saving first; a second signal stops at once")
+            yield Note(about="stop", text=f"{stopped.name}: saving, to go on with --resume; again, at once")
             yield keeper.save()
         raise
 
