@@ -6,13 +6,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: demo test faults lint format clean
 
 demo: $(READY)  ## compare four ways to fine-tune a small encoder on the shipped data, offline
 	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
 
 test: $(READY)  ## all tests
 	$(BIN)/pytest -n 2
+
+faults: $(READY)  ## the tests that kill, cut and damage many times; minutes
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(READY)  ## style, types, and the order of the stages
 	$(BIN)/ruff check

@@ -242,6 +242,19 @@ def test_an_fp16_run_that_only_overflows_stops(bert: Path) -> None:
         train(bert, make_fold(optimizer=OptimizerSettings(epochs=5)), precision=precision)
 
 
+def test_a_loss_that_is_not_finite_names_the_rows_of_its_step(bert: Path) -> None:
+    rows, fold = make_rows(bert, texts=TEXTS), make_fold()
+    broken = int(fold.training_rows[7])
+    targets = rows.targets.copy()
+    targets[broken] = 1e30
+    with pytest.raises(TrainingError) as caught:
+        train(bert, fold, rows=Rows(sequences=rows.sequences, targets=targets, weights=rows.weights))
+    named = [int(number) - 1 for number in str(caught.value).rpartition("the rows ")[2].split(", ")]
+    assert broken in named
+    assert len(named) == 8
+    assert set(named) <= set(fold.training_rows.tolist())
+
+
 def test_a_gradient_that_is_not_finite_stops_training(bert: Path) -> None:
     rows, fold = make_rows(bert, texts=TEXTS), make_fold()
     encoder = load_tiny(bert)

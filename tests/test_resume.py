@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 
 from interruptions import RowTrace, cut_off, differing, events_of, outcome, run_with_copies
+from leantune.checkpoint import read_newest
 from leantune.comparison.results import read_run
-from leantune.errors import RunFolderError
+from leantune.errors import RunFolderError, TrainingError
 from leantune.events import Evaluation, Note
 from leantune.run import run
 from small_runs import run_all, tiny_config, write_table
@@ -66,7 +68,7 @@ def run_all_resumed(config: Any, folder: Path, **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("order", "layout", "rows", "keep"),
-    [("random", "packed", 3, lambda n: n % 3 == 0), ("uniform_length", "dynamic", 1, lambda n: n % 5 == 2)],
+    [("random", "packed", 3, lambda n: n % 5 == 0), ("uniform_length", "dynamic", 1, lambda n: n % 5 == 2)],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(
     data: Path,
@@ -80,7 +82,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 ) -> None:
     batching = {"batch_size": 8, "order": order, "layout": layout, "micro_batch": {"rows": rows}}
     config = every_step(data, bert, batching=batching)
-    assert resume_all(config, tmp_path, monkeypatch, keep) in (2, 4)
+    assert resume_all(config, tmp_path, monkeypatch, keep) == 2
 
 
 @pytest.mark.slow
@@ -309,3 +311,35 @@ def test_two_processes_are_kept_out_of_one_folder_and_a_killed_one_leaves_it_fre
         other.communicate()
     assert (tmp_path / "run" / ".lock").exists()
     assert run_all_resumed(config, tmp_path / "run")[-1].metrics["overall"]["optimizer_steps"] == 10
+
+
+# Numbers
+
+
+def test_a_run_that_stops_at_a_number_that_is_not_finite_keeps_the_last_good_checkpoint(
+    bert: Path, tmp_path: Path
+) -> None:
+    """One target is beyond float32 squared; where its row comes first, nothing was saved before."""
+    data = write_table(tmp_path / "train.csv", rows=45)
+    lines = data.read_text(encoding="utf-8").splitlines()
+    config = every_step(data, bert)
+    step_of = {}
+    for row in range(45):
+        data.write_text(
+            "\n".join(
+                line.rpartition(",")[0] + ",1e30" if number == row + 1 else line for number, line in enumerate(lines)
+            ),
+            encoding="utf-8",
+        )
+        with pytest.raises(TrainingError, match=r"(loss|gradient norm) of step \d+ .* is (inf|nan)") as caught:
+            run_all(config, tmp_path / f"run{row}")
+        step_of[row] = int(str(caught.value).split("of step ")[1].split()[0])
+        if step_of[row] > 1:
+            break
+    assert re.search(rf"\b{row + 1}\b", str(caught.value).rpartition("the rows ")[2])
+    saved, warnings = read_newest(tmp_path / f"run{row}" / "fold_0" / "checkpoint")
+    assert saved is not None
+    assert warnings == []
+    assert saved.state["step"] == step_of[row] - 1
+    assert [event["step"] for event in events_of(tmp_path / f"run{row}", "step")] == list(range(1, step_of[row]))
+    assert all(event["loss"] is not None for event in events_of(tmp_path / f"run{row}", "step"))
