@@ -364,6 +364,9 @@ def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_goes_on_in_the_
     )
     assert resumed["recipes"]["plain"]["runs"]
     assert len(resumed["environment"].pop("resumed")) == 1
+    (note,) = [text for text in resumed["notes"] if text not in whole["notes"]]
+    assert note.startswith("Interrupted, and went on from a checkpoint")
+    resumed["notes"] = whole["notes"]
     assert whole["environment"].pop("resumed") == []
     assert resumed | {"experiment": ""} == whole | {"experiment": ""}
     (environment,) = (tmp_path / "out").glob("runs/plain-*/fold_0-seed_0/environment.json")

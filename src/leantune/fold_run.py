@@ -93,7 +93,7 @@ def run_fold(
                 yield keeper.save_best()
             if keeper.is_due(event):
                 yield keeper.save()
-        if fold.checkpoint.keep:
+        if fold.checkpoint.keep and not fold.checkpoint.is_due(state.step, fold.steps_per_epoch):
             yield keeper.save()
         clock.enter("evaluation")
         best, last = _exact_predictions(

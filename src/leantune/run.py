@@ -47,7 +47,7 @@ def run(
     if resume:
         refuse_foreign(output)
         if (finished := finished_metrics(output, config)) is not None:
-            yield from _tell_finished(output, finished)
+            yield from _tell_finished(output, finished, config)
             return
     else:
         refuse_taken(output)
@@ -63,7 +63,7 @@ def run(
     # From here on a signal is answered where the work can be saved.
     with hold(output), deferred():
         if resume and (finished := finished_metrics(output, config)) is not None:  # by another process, meanwhile
-            yield from _tell_finished(output, finished)
+            yield from _tell_finished(output, finished, config)
             return
         progress = find_progress(output, prepared.fold_numbers) if resume else None
         notes: list[Note | Resume] = list(prepared.notes)
@@ -121,7 +121,9 @@ def run(
     yield RunEnd(metrics=metrics)
 
 
-def _tell_finished(output: Path, metrics: dict[str, Any]) -> Iterator[Event]:
+def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Iterator[Event]:
+    if not config.checkpoint.keep:  # killed before they were removed
+        remove_checkpoints(output, [int(number) for number in metrics["folds"]])
     yield Note(about="resume", text=f"{output} holds the finished run: nothing is trained")
     yield RunEnd(metrics=metrics)
 
