@@ -1,5 +1,7 @@
 """The loop: what it yields, in which order, and that padding, micro-batches and order never move a prediction."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,13 @@ from leantune.optim import OptimizerSettings, make_optimizer
 from leantune.precision import Precision
 from leantune.scoring import compute_metrics
 from leantune.state import TrainState
+from leantune.stopping import Stopped, deferred, listen
 from leantune.task import Task
 from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
 from tiny_encoders import make_texts
 
 TEXTS = make_texts(50, most_words=20)
+REGRESSION = make_task_of("regression")
 
 
 def make_fold(**changes: Any) -> Fold:
@@ -262,6 +266,42 @@ def test_a_gradient_that_is_not_finite_stops_training(bert: Path) -> None:
     events = begin(encoder, rows, fold, task=make_task_of("regression"))
     with pytest.raises(TrainingError, match=r"the gradient norm of step 1"):
         list(events)
+
+
+def test_a_stop_in_the_middle_of_a_step_leaves_everything_as_it_was_before_it(bert: Path) -> None:
+    rows, fold, task = make_rows(bert, texts=TEXTS), make_fold(micro_batch=RowsPerMicroBatch(rows=1)), REGRESSION
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    encoder, whole = load_tiny(bert, dropout=0.3), load_tiny(bert, dropout=0.3)
+    before = torch.get_rng_state()
+    for event in begin(whole, rows, fold, task=task):
+        if isinstance(event, TrainStep) and event.step == 2:
+            after_two = torch.get_rng_state()
+            break
+    torch.set_rng_state(before)
+    forwards: list[int] = []
+
+    def stop_in_the_third_step(*_: Any) -> None:
+        forwards.append(1)
+        if len(forwards) == 2 * 8 + 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    encoder.model.register_forward_hook(stop_in_the_third_step)
+    state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
+    events = train_fold(encoder, rows, fold, state, task=task, precision=FP32, clock=PhaseClock())
+    listen()
+    try:
+        with pytest.raises(Stopped) as stopped, deferred():
+            list(events)
+        assert (stopped.value.code, stopped.value.at_once) == (128 + signal.SIGTERM, False)
+    finally:
+        listen()  # forget the signal
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert len(forwards) == 2 * 8 + 5
+    assert state.step == 2
+    assert torch.equal(torch.get_rng_state(), after_two)
+    assert all(map(torch.equal, encoder.model.parameters(), whole.model.parameters()))
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
 def test_a_prediction_that_is_not_finite_names_its_row(bert: Path) -> None:

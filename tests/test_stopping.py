@@ -81,7 +81,8 @@ def newest(folder: Path, fold: int = 0) -> str:
 def test_a_signal_in_training_saves_and_the_run_goes_on_to_the_same_end(
     server: Server, bert: Path, tmp_path: Path
 ) -> None:
-    config = write_config(tmp_path, bert, optimizer={"epochs": 16}, evaluation__every={"steps": 60})
+    batching = {"batch_size": 8, "micro_batch": {"rows": 1}}
+    config = write_config(tmp_path, bert, batching=batching, optimizer={"epochs": 16}, evaluation__every={"steps": 60})
     run_all(config, tmp_path / "whole")
     for at_least, number in ((5, signal.SIGINT), (35, signal.SIGTERM)):
         process = server.begin(*COMMAND, folder=tmp_path)
