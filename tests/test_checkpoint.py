@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import leantune.fold_run
+import leantune.record
 from interruptions import cut_off, differing, outcome
 from leantune.checkpoint import (
     BYTES_PER_SECOND,
@@ -24,6 +26,7 @@ from leantune.checkpoint import (
 )
 from leantune.errors import RunFolderError, SavingError, TrainingError
 from leantune.events import Note
+from leantune.record import RunFolder
 from leantune.run import run
 from small_runs import run_all, tiny_config, write_table
 
@@ -221,6 +224,41 @@ def test_best_weights_that_are_gone_or_newer_come_back_from_the_checkpoint(confi
     for name in ("gone", "newer"):
         list(run(config, tmp_path / name, resume=True))
         assert differing(outcome(tmp_path / name), outcome(tmp_path / "whole")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("fold_0/model", 40_000), ("fold_0/predictions.parquet", 500), ("metrics.json", 500), ("events.jsonl", 500)],
+)
+def test_a_full_disk_at_any_other_file_is_one_error_too_and_the_run_goes_on_once_there_is_room(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
+    """The limit holds from the moment at which that file is about to be written."""
+    run_all(config, tmp_path / "whole")
+    moments: dict[str, tuple[Any, str]] = {
+        "fold_0/model": (leantune.fold_run, "save_model"),
+        "fold_0/predictions.parquet": (leantune.record.pq, "write_table"),
+        "metrics.json": (RunFolder, "write_metrics"),
+        "events.jsonl": (RunFolder, "write_event"),
+    }
+    place, function = moments[name]
+    original, calls = getattr(place, function), [0]
+
+    def in_want(*arguments: Any, **options: Any) -> None:
+        calls[0] += 1
+        if name == "events.jsonl" and calls[0] < 20:
+            original(*arguments, **options)
+        else:
+            limited(limit, lambda: original(*arguments, **options))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, function, in_want)
+        with pytest.raises(SavingError) as caught:
+            run_all(config, tmp_path / "run")
+    assert str(caught.value).startswith(f"{tmp_path / 'run' / name}: cannot be written (")
+    assert "File too large" in str(caught.value)
+    list(run(config, tmp_path / "run", resume=True))
+    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
 
 
 def command(folder: Path, config: Any, *more: str) -> list[str]:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from leantune.errors import RunFolderError, SavingError
 from leantune.events import Recorded
@@ -96,10 +97,11 @@ def saving(path: Path, size: int) -> Iterator[None]:
     """Turn an error of the system while `path`, of about `size` bytes, is written into a `SavingError`."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
         raise SavingError(
-            f"{path}: cannot be written ({size:,} bytes): {error.strerror or error}; make room, then go on with "
-            "--resume, or move the folder away and begin again"
+            f"{path}: cannot be written ({size:,} bytes): {why}; make room, then go on with --resume, or move the "
+            "folder away and begin again"
         ) from None
 
 
