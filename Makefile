@@ -7,13 +7,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 READY_TO_BENCHMARK := .venv/.ready-to-benchmark
 
-.PHONY: demo test lint benchmark format clean
+.PHONY: demo test faults lint benchmark format clean
 
 demo: $(READY)  ## compare four ways to fine-tune a small encoder on the shipped data, offline
 	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
 
 test: $(READY)  ## all tests
 	$(BIN)/pytest -n 2
+
+faults: $(READY)  ## the tests that kill, cut and damage many times; minutes
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(READY)  ## style, types, and the order of the stages
 	$(BIN)/ruff check

@@ -43,6 +43,8 @@ def describe_default(value: Any) -> str:
     """A default as YAML has it."""
     if value is PydanticUndefined:
         return "none, must be set"
+    if isinstance(value, Section):
+        return "{" + ", ".join(f"{name}: {describe_default(inner)}" for name, inner in value) + "}"
     return "none" if value == () else json.dumps(value, default=str).strip('"')
 
 

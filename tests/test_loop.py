@@ -1,6 +1,8 @@
 """The loop: what it yields, in which order, and that padding, micro-batches and order never move a prediction."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,23 @@ import torch
 
 from leantune.batch import Rows
 from leantune.batch_plan import RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.checkpoint import CheckpointSettings
 from leantune.clock import PhaseClock
 from leantune.errors import TrainingError
 from leantune.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.loop import Batching, EvaluationSettings, EveryFraction, EverySteps, Fold, predict_rows, train_fold
-from leantune.optim import OptimizerSettings
+from leantune.model import Encoder
+from leantune.optim import OptimizerSettings, make_optimizer
 from leantune.precision import Precision
 from leantune.scoring import compute_metrics
+from leantune.state import TrainState
+from leantune.stopping import Stopped, deferred, listen
+from leantune.task import Task
 from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
 from tiny_encoders import make_texts
 
 TEXTS = make_texts(50, most_words=20)
+REGRESSION = make_task_of("regression")
 
 
 def make_fold(**changes: Any) -> Fold:
@@ -37,6 +45,7 @@ def make_fold(**changes: Any) -> Fold:
         "evaluation": EvaluationSettings(),
         "metric": "rmse",
         "seed": 0,
+        "checkpoint": CheckpointSettings(),
     }
     return Fold(**(fields | changes))
 
@@ -46,8 +55,13 @@ def train(folder: Path, fold: Fold, *, kind: Any = "regression", precision: Prec
     rows = options.get("rows") or make_rows(folder, kind, texts=TEXTS)
     packed = fold.batching.padding == "none"
     encoder = load_tiny(folder, kind, dropout=options.get("dropout", 0.0), packed=packed)
-    events = list(train_fold(encoder, rows, fold, task=make_task_of(kind), precision=precision, clock=PhaseClock()))
+    events = list(begin(encoder, rows, fold, task=make_task_of(kind), precision=precision))
     return encoder, events
+
+
+def begin(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision = FP32) -> Iterator[Any]:
+    state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
+    return train_fold(encoder, rows, fold, state, task=task, precision=precision, clock=PhaseClock())
 
 
 def steps_of(events: Any) -> list[TrainStep]:
@@ -172,7 +186,7 @@ def test_dropout_is_on_in_every_step_and_off_in_evaluations(bert: Path) -> None:
     modes = []
     encoder.model.register_forward_pre_hook(lambda model, _: modes.append((model.training, torch.is_grad_enabled())))
     task = make_task_of("regression")
-    for _ in train_fold(encoder, rows, fold, task=task, precision=FP32, clock=PhaseClock()):
+    for _ in begin(encoder, rows, fold, task=task):
         pass
     assert set(modes) == {(True, True), (False, False)}
 
@@ -217,7 +231,7 @@ def test_tokens_and_padding_are_counted_as_the_encoder_computes_them(bert: Path)
         with_kwargs=True,
     )
     fold, task = make_fold(), make_task_of("regression")
-    steps = steps_of(train_fold(encoder, rows, fold, task=task, precision=FP32, clock=PhaseClock()))
+    steps = steps_of(begin(encoder, rows, fold, task=task))
     assert sum(event.computed_tokens for event in steps) == sum(computed)
     assert sum(event.tokens for event in steps) == 2 * rows.sequences.lengths[fold.training_rows].sum()
     assert sum(event.useful_flops for event in steps) == pytest.approx(
@@ -232,13 +246,62 @@ def test_an_fp16_run_that_only_overflows_stops(bert: Path) -> None:
         train(bert, make_fold(optimizer=OptimizerSettings(epochs=5)), precision=precision)
 
 
+def test_a_loss_that_is_not_finite_names_the_rows_of_its_step(bert: Path) -> None:
+    rows, fold = make_rows(bert, texts=TEXTS), make_fold()
+    broken = int(fold.training_rows[7])
+    targets = rows.targets.copy()
+    targets[broken] = 1e30
+    with pytest.raises(TrainingError) as caught:
+        train(bert, fold, rows=Rows(sequences=rows.sequences, targets=targets, weights=rows.weights))
+    named = [int(number) - 1 for number in str(caught.value).rpartition("the rows ")[2].split(", ")]
+    assert broken in named
+    assert len(named) == 8
+    assert set(named) <= set(fold.training_rows.tolist())
+
+
 def test_a_gradient_that_is_not_finite_stops_training(bert: Path) -> None:
     rows, fold = make_rows(bert, texts=TEXTS), make_fold()
     encoder = load_tiny(bert)
     encoder.model.get_parameter("classifier.bias").register_hook(lambda gradient: gradient * np.inf)
-    events = train_fold(encoder, rows, fold, task=make_task_of("regression"), precision=FP32, clock=PhaseClock())
+    events = begin(encoder, rows, fold, task=make_task_of("regression"))
     with pytest.raises(TrainingError, match=r"the gradient norm of step 1"):
         list(events)
+
+
+def test_a_stop_in_the_middle_of_a_step_leaves_everything_as_it_was_before_it(bert: Path) -> None:
+    rows, fold, task = make_rows(bert, texts=TEXTS), make_fold(micro_batch=RowsPerMicroBatch(rows=1)), REGRESSION
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    encoder, whole = load_tiny(bert, dropout=0.3), load_tiny(bert, dropout=0.3)
+    before = torch.get_rng_state()
+    for event in begin(whole, rows, fold, task=task):
+        if isinstance(event, TrainStep) and event.step == 2:
+            after_two = torch.get_rng_state()
+            break
+    torch.set_rng_state(before)
+    forwards: list[int] = []
+
+    def stop_in_the_third_step(*_: Any) -> None:
+        forwards.append(1)
+        if len(forwards) == 2 * 8 + 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    encoder.model.register_forward_hook(stop_in_the_third_step)
+    state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
+    events = train_fold(encoder, rows, fold, state, task=task, precision=FP32, clock=PhaseClock())
+    listen()
+    try:
+        with pytest.raises(Stopped) as stopped, deferred():
+            list(events)
+        assert (stopped.value.code, stopped.value.at_once) == (128 + signal.SIGTERM, False)
+    finally:
+        listen()  # forget the signal
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert len(forwards) == 2 * 8 + 5
+    assert state.step == 2
+    assert torch.equal(torch.get_rng_state(), after_two)
+    assert all(map(torch.equal, encoder.model.parameters(), whole.model.parameters()))
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
 
 
 def test_a_prediction_that_is_not_finite_names_its_row(bert: Path) -> None:
@@ -268,7 +331,7 @@ def test_steps_on_a_gpu_never_wait_for_the_device(bert: Path, name: Any, monkeyp
     forwards = []
     encoder.model.register_forward_hook(lambda *_: forwards.append(1))
     precision = Precision(name=name, device=device)
-    events = train_fold(encoder, rows, fold, task=task, precision=precision, clock=PhaseClock())
+    events = begin(encoder, rows, fold, task=task, precision=precision)
     next(events)
     torch.cuda.set_sync_debug_mode("error")
     try:

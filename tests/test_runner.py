@@ -325,24 +325,63 @@ def test_a_comparison_may_be_given_as_a_dictionary(settings: dict[str, Any], tmp
     assert comparison.command == f"leantune compare {tmp_path}/out/experiment.yaml --output {tmp_path}/out"
 
 
-def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_takes_its_run_along(
-    settings: dict[str, Any], tmp_path: Path
-) -> None:
-    settings["base"]["optimizer"]["epochs"] = 100_000
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+def stopped_in_its_steps(folder: Path, number: int) -> tuple[int, str]:
+    """Start `mine.yaml`, send a signal while its first run trains: exit code, standard error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "leantune", "compare", "mine.yaml", "--output", "out"],
-        cwd=tmp_path,
+        cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        wait_for(lambda: list((tmp_path / "out" / "runs").glob("plain-*/fold_0-seed_0/events.jsonl")))
+        steps = "out/runs/plain-*/fold_0-seed_0/events.jsonl"
+        wait_for(lambda: any(path.read_text().count('"step"') > 20 for path in folder.glob(steps)))
         (worker,) = psutil.Process(process.pid).children()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 128 + signal.SIGINT
-    assert "Traceback" not in said
     assert not worker.is_running()
+    return process.returncode, said
+
+
+def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_goes_on_in_the_middle_of_a_run(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["base"]["optimizer"]["epochs"] = 70
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    code, said = stopped_in_its_steps(tmp_path, signal.SIGINT)
+    assert code == 128 + signal.SIGINT
+    assert "Traceback" not in said
+    (saved,) = (tmp_path / "out").glob("runs/plain-*/fold_0-seed_0/fold_0/checkpoint/step_*")
+
+    run_quietly(settings, tmp_path / "out")
+    run_quietly(settings, tmp_path / "whole")
+    for name in ("out", "whole"):
+        rebuild_report(tmp_path / name)
+    resumed, whole = (
+        without_times(json.loads((tmp_path / name / "report.json").read_text())) for name in ("out", "whole")
+    )
+    assert resumed["recipes"]["plain"]["runs"]
+    assert len(resumed["environment"].pop("resumed")) == 1
+    (note,) = [text for text in resumed["notes"] if text not in whole["notes"]]
+    assert note.startswith("Interrupted, and went on from a checkpoint")
+    resumed["notes"] = whole["notes"]
+    assert whole["environment"].pop("resumed") == []
+    assert resumed | {"experiment": ""} == whole | {"experiment": ""}
+    (environment,) = (tmp_path / "out").glob("runs/plain-*/fold_0-seed_0/environment.json")
+    (place,) = json.loads(environment.read_text())["resumed"]
+    assert place["step"] == int(saved.name.split("_")[1].split("-")[0]) > 10
+
+
+def test_a_run_that_was_left_with_other_data_begins_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["base"]["optimizer"]["epochs"] = 70
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    code, _ = stopped_in_its_steps(tmp_path, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("9999,one more,text,1.5\n")
+    done = [event for event in run_quietly(settings, tmp_path / "out") if isinstance(event, RunDone)]
+    assert [event.error for event in done] == ["", ""]
+    for environment in (tmp_path / "out").glob("runs/*/*/environment.json"):
+        assert json.loads(environment.read_text())["resumed"] == []

@@ -1,19 +1,15 @@
 """The command line. Heavy imports wait until a command runs, so that help and mistyped options answer at once."""
 
 # ruff: noqa: PLC0415
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from leantune.errors import LeantuneError
+from leantune.errors import LeantuneError, SettingsError
+from leantune.stopping import Stopped, listen
 from leantune.terminal import hold_standard_streams, say
-
-if TYPE_CHECKING:
-    from leantune.config import Config
 
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
@@ -43,6 +39,12 @@ def train(
         str | None, typer.Option(metavar="MODEL", help="An encoder: folder, hub name, or `demo` (extra `demo`).")
     ] = None,
     output: Annotated[Path, typer.Option(metavar="RUN", help="New folder for everything the run writes.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where RUN was stopped or killed; begin where nothing is there.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resume: go on although data or settings have changed.")
+    ] = False,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options win.")] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optimizer.epochs=1.")
@@ -54,7 +56,9 @@ def train(
     group: Group = None,
 ) -> None:
     """Fine-tune an encoder on a table of texts, and measure it."""
-    from leantune.config import load_config
+    from leantune.clock import process_started_at
+    from leantune.display import Display
+    from leantune.run import load_run_config, run
 
     flags = {
         "data.path": data,
@@ -65,7 +69,13 @@ def train(
         "model.name": model,
         "fold": fold,
     }
-    _run(load_config(config, {name: value for name, value in flags.items() if value}, assign or ()), output)
+    if force and not resume:
+        raise SettingsError("--force: it overrides what --resume refuses; give both, or neither")
+    given = {name: value for name, value in flags.items() if value}
+    loaded = load_run_config(config, given, assign or (), resumed=output if resume else None)
+    for _ in Display.over(run(loaded, output, started_at=process_started_at(), resume=resume, force=force)):
+        pass
+    say(f"{output}")
 
 
 @app.command()
@@ -82,7 +92,6 @@ def folds(
     group: Group = None,
 ) -> None:
     """Deal the rows of a table into folds, and write id,fold."""
-    from leantune.errors import SettingsError
     from leantune.folds import FoldSettings, fold_table
     from leantune.record import note_formulas, write_folds
     from leantune.settings import check
@@ -161,28 +170,15 @@ def options(version: Annotated[bool, typer.Option("--version", help="Show the ve
         raise typer.Exit
 
 
-def _run(config: "Config", output: Path) -> None:
-    from leantune.clock import process_started_at
-    from leantune.display import Display
-    from leantune.run import run
-
-    for _ in Display.over(run(config, output, started_at=process_started_at())):
-        pass
-    say(f"{output}")
-
-
 def main() -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 1 anything else, 128 + n stopped by signal n."""
     hold_standard_streams()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    listen()
     try:
         app()
+    except Stopped as stopped:
+        say(f"leantune: stopped by {stopped.name}", error=True)
+        raise
     except LeantuneError as error:
         say(f"leantune: {error}", error=True)
         sys.exit(error.exit_code)
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    say(f"leantune: stopped by {signal.Signals(number).name}", error=True)
-    sys.exit(128 + number)

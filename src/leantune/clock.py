@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -44,6 +44,12 @@ class PhaseClock:
             yield
         finally:
             self.enter(before)
+
+    def go_on_from(self, seconds: Mapping[Phase, float]) -> None:
+        """Add what each phase took in the processes that worked on this run before, as if they were this one."""
+        for phase, before in seconds.items():
+            self._seconds[phase] += before
+        self._started -= sum(seconds.values())
 
     def seconds(self, phase: Phase) -> float:
         """Seconds spent in `phase` until now, without waiting for the device."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from leantune.batch_plan import BatchingSettings
+from leantune.checkpoint import CheckpointSettings
 from leantune.errors import SettingsError
 from leantune.folds import FoldSettings
 from leantune.loop import EvaluationSettings
@@ -32,6 +33,7 @@ class Config(Section):
     fp32."""
     optimizer: OptimizerSettings = OptimizerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
     fold: int | Literal["all"] = Field(default=0, union_mode="left_to_right")
     """The fold that validates; `all` trains one model a fold."""
     seed: int = Field(default=0, ge=0, lt=2**32)

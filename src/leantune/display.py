@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from leantune.events import Evaluation, Event, FoldStart, Note, RunEnd, TrainStep, heard
+from leantune.events import Evaluation, Event, FoldStart, Note, Resume, RunEnd, TrainStep, heard
 from leantune.events import Progress as StageProgress
 from leantune.terminal import printable
 
@@ -88,6 +88,10 @@ class Display:
                     f"{event.training_rows:,} rows train, {event.validation_rows:,} validate, "
                     f"{event.total_steps:,} optimizer steps",
                 )
+            case Resume():
+                self._total_steps = event.total_steps
+                done = f"{event.step:,} of {event.total_steps:,} optimizer steps are done"
+                self._line("resume", f"fold {event.fold}: {done} ({event.path})")
             case TrainStep():
                 self._show_step(event)
             case Evaluation():

@@ -13,7 +13,10 @@ class LeantuneError(Exception):
         |   +-- ModelError                a model or tokenizer that cannot be used, or an extra that is missing
         |   +-- DeviceError               a device or precision that this machine does not have
         |   `-- RunFolderError            an output folder that is taken, or is not a run folder
-        `-- TrainingError             1   training cannot go on (a loss that is not finite)
+        +-- TrainingError             1   training cannot go on (a loss that is not finite)
+        `-- SavingError               1   a file cannot be written (a full disk, a quota)
+
+    Beside it stands `leantune.stopping.Stopped`, 128 + n: a signal is no error.
     """
 
     exit_code = 1
@@ -47,3 +50,7 @@ class RunFolderError(InputError):
 
 class TrainingError(LeantuneError):
     """Training cannot go on."""
+
+
+class SavingError(LeantuneError):
+    """A file cannot be written: names the file, its size and what the system said."""

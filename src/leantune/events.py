@@ -95,13 +95,28 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Weights were written."""
+    """The best weights so far were written, or everything that is needed in order to go on."""
 
     event: Literal["checkpoint"] = "checkpoint"
     fold: int
     step: int
     path: str
     checkpoint_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """An interrupted run goes on from a checkpoint; what it had done after that is gone, also from the records."""
+
+    event: Literal["resume"] = "resume"
+    fold: int
+    step: int
+    """Steps done in this fold."""
+    total_steps: int
+    path: str
+    """The checkpoint, within the run folder."""
+    seconds_before: float
+    """Of the run, until the checkpoint; the time between that and the interruption is lost, and counts nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +138,7 @@ class RunEnd:
     """The content of `metrics.json`."""
 
 
-Recorded = Note | FoldStart | TrainStep | Evaluation | Checkpoint | FoldEnd
+Recorded = Note | FoldStart | TrainStep | Evaluation | Checkpoint | Resume | FoldEnd
 """What the run folder keeps, a line each."""
 
 Event = Recorded | Progress | RunEnd

@@ -1,7 +1,7 @@
 """The training loop of one fold, as a generator of events: the caller records, shows and saves."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,20 +13,24 @@ from torch import Tensor
 
 from leantune.batch import Batch, Rows, make_batch
 from leantune.batch_plan import EpochPlan, MicroBatch, Order, Padding, padded_tokens, plan_epoch, plan_evaluation
+from leantune.checkpoint import CheckpointSettings
 from leantune.clock import PhaseClock, process_bytes
 from leantune.device import device_bytes
 from leantune.errors import TrainingError
 from leantune.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.metrics import MetricName, is_better
 from leantune.model import Encoder, FlopCount
-from leantune.optim import OptimizerSettings, learning_rate_at, make_optimizer
+from leantune.optim import OptimizerSettings, learning_rate_at
 from leantune.precision import Precision
 from leantune.scoring import compute_metrics
 from leantune.settings import Section
+from leantune.state import TrainState, random_states, set_random_states
 from leantune.step import StepResult, optimizer_step
+from leantune.stopping import Stopped, check
 from leantune.task import Task
 
 MOST_SKIPPED_STEPS = 20  # in a row; a loss scale that is only too high is halved to a good one in fewer
+MOST_NAMED_ROWS = 100  # of a step, in a message
 SECONDS_BETWEEN_READINGS = 1.0  # of losses that wait on a GPU: each reading waits for all work that is queued
 
 
@@ -76,6 +80,7 @@ class Fold:
     evaluation: EvaluationSettings
     metric: MetricName
     seed: int
+    checkpoint: CheckpointSettings
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,6 +93,12 @@ class Fold:
         steps = self.steps_per_epoch * self.optimizer.epochs
         return steps if self.optimizer.max_steps is None else min(steps, self.optimizer.max_steps)
 
+    def can_be_saved(self, event: object, state: TrainState) -> bool:
+        """Tell whether everything until `state` was told, `event` being the latest, and no evaluation is about to
+        follow."""
+        is_latest = isinstance(event, TrainStep | Evaluation) and event.step == state.step
+        return is_latest and (state.evaluated_step == state.step or not self.is_evaluated(state.step))
+
     def is_evaluated(self, step: int) -> bool:
         """Tell whether an evaluation follows step `step`, counted from 1."""
         every = self.evaluation.every
@@ -99,63 +110,44 @@ class Fold:
 
 
 def train_fold(
-    encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision, clock: PhaseClock
+    encoder: Encoder,
+    rows: Rows,
+    fold: Fold,
+    state: TrainState,
+    *,
+    task: Task,
+    precision: Precision,
+    clock: PhaseClock,
+    seconds_before: float = 0.0,
 ) -> Iterator[FoldStart | TrainStep | Evaluation | Note]:
-    """Fine-tune `encoder` in place on the training rows of `fold`, yielding what happens.
+    """Fine-tune `encoder` in place on the training rows of `fold` from `state` on, yielding what happens.
 
-    At an `Evaluation` with `is_best` the caller saves the encoder's weights before it goes on. Raises `TrainingError`
-    where a loss, a gradient norm or a prediction is not finite.
+    At an `Evaluation` with `is_best` the caller saves the encoder's weights before it goes on. Whenever an event of
+    step `state.step` is yielded, encoder, state, precision and random numbers are those after that step and can be
+    saved; so they are where `Stopped` is raised, unless it is `at_once`. `seconds_before` were spent in this fold's
+    steps before `state`. Raises `TrainingError` where a loss, a gradient norm or a prediction is not finite.
     """
-    optimizer = make_optimizer(encoder.model, fold.optimizer)
-    readings = _Readings(fold, encoder.training_flops, precision, clock)
-    best = _Best(fold.metric)
-    schedule_step = skipped_in_a_row = 0  # a step that fp16 skipped does not advance the schedule
-    yield FoldStart(
-        fold=fold.number,
-        training_rows=len(fold.training_rows),
-        validation_rows=len(fold.validation_rows),
-        total_steps=fold.total_steps,
-    )
-    clock.enter("train")
-    for step in range(1, fold.total_steps + 1):
-        epoch, index = divmod(step - 1, fold.steps_per_epoch)
-        if index == 0:
-            plan = _plan(rows, fold, epoch)
-            encoder.model.train()
-        planned = plan.step(index)
-        learning_rate = learning_rate_at(schedule_step, fold.total_steps, fold.optimizer)
-        numbers = [fold.training_rows[micro] for micro in planned.micro_batches]
-        result = optimizer_step(
-            encoder,
-            optimizer,
-            (_batch(encoder, rows, fold, micro, precision.device) for micro in numbers),
-            total_weight=float(rows.weights[fold.training_rows[planned.rows]].sum()) or 1.0,
-            task=task,
-            precision=precision,
-            learning_rate=learning_rate,
-            clip_norm=fold.optimizer.gradient_clip_norm,
+    readings = _Readings(fold, encoder.training_flops, precision, clock, seconds_before)
+    if state.step == 0:
+        yield FoldStart(
+            fold=fold.number,
+            training_rows=len(fold.training_rows),
+            validation_rows=len(fold.validation_rows),
+            total_steps=fold.total_steps,
         )
-        schedule_step += not result.skipped
-        skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
-        if skipped_in_a_row == MOST_SKIPPED_STEPS:
-            raise TrainingError(
-                f"fp16 overflowed in {MOST_SKIPPED_STEPS} steps in a row, up to step {step} (fold {fold.number}), and "
-                "nothing was learned in them; training stopped. Set precision to bf16 or fp32."
-            )
-        readings.add(step, result, learning_rate, [rows.sequences.lengths[micro] for micro in numbers])
-        evaluated = fold.is_evaluated(step)
-        if evaluated or readings.are_due():
-            yield from readings.take()
-        if evaluated:
+    clock.enter("train")
+    plan: EpochPlan | None = None
+    while True:
+        if state.evaluated_step < state.step and fold.is_evaluated(state.step):
             with clock.during("evaluation"):
                 predictions = predict_rows(encoder, rows, fold, task=task, precision=precision)
                 metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], predictions)
-            is_best, warnings = best.judge(metrics[fold.metric])
+            is_best, warnings = _judge(metrics[fold.metric], fold.metric, state)
             yield from warnings
             yield Evaluation(
                 fold=fold.number,
-                step=step,
-                epoch=step / fold.steps_per_epoch,
+                step=state.step,
+                epoch=state.step / fold.steps_per_epoch,
                 metrics=metrics,
                 is_best=is_best,
                 predictions=predictions,
@@ -163,25 +155,57 @@ def train_fold(
                 train_seconds=readings.train_seconds(),
                 evaluation_seconds=clock.seconds("evaluation"),
             )
+        if state.step >= fold.total_steps:
+            return
+        epoch, index = divmod(state.step, fold.steps_per_epoch)
+        if plan is None or index == 0:
+            plan = _plan(rows, fold, epoch)
+        if not encoder.model.training:  # loaded, or just evaluated
             encoder.model.train()
+        planned = plan.step(index)
+        learning_rate = learning_rate_at(state.schedule_step, fold.total_steps, fold.optimizer)
+        numbers = [fold.training_rows[micro] for micro in planned.micro_batches]
+        random = random_states(precision.device)
+        try:
+            result = optimizer_step(
+                encoder,
+                state.optimizer,
+                _batches(encoder, rows, fold, numbers, precision.device),
+                total_weight=float(rows.weights[fold.training_rows[planned.rows]].sum()) or 1.0,
+                task=task,
+                precision=precision,
+                learning_rate=learning_rate,
+                clip_norm=fold.optimizer.gradient_clip_norm,
+            )
+        except Stopped:  # raised before one of its micro-batches: as if the step had never begun
+            state.optimizer.zero_grad(set_to_none=True)
+            set_random_states(random, precision.device)
+            yield from readings.take()
+            raise
+        state.step += 1
+        state.schedule_step += not result.skipped  # a step that fp16 skipped does not advance the schedule
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
+        if state.skipped_in_a_row == MOST_SKIPPED_STEPS:
+            raise TrainingError(
+                f"fp16 overflowed in {MOST_SKIPPED_STEPS} steps in a row, up to step {state.step} (fold "
+                f"{fold.number}), and nothing was learned in them; training stopped. Set precision to bf16 or fp32."
+            )
+        readings.add(state.step, result, learning_rate, numbers, rows)
+        is_saved = fold.checkpoint.is_due(state.step, fold.steps_per_epoch)
+        if is_saved or fold.is_evaluated(state.step) or readings.are_due():
+            yield from readings.take()
 
 
-class _Best:
-    """Remembers the best evaluation so far."""
-
-    def __init__(self, metric: MetricName) -> None:
-        self._metric = metric
-        self._value: float | None = None
-        self._is_first = True
-
-    def judge(self, value: float | None) -> tuple[bool, list[Note]]:
-        """Tell whether an evaluation with this value is the best so far: the first is, perhaps with a warning."""
-        is_first, self._is_first = self._is_first, False
-        if not (is_first or is_better(self._metric, value, self._value)):
-            return False, []
-        self._value = value
-        text = f"{self._metric} is not defined on these validation rows: the first evaluation counts as best"
-        return True, [Note(event="warning", about="evaluation", text=text)] if value is None else []
+def _judge(value: float | None, metric: MetricName, state: TrainState) -> tuple[bool, list[Note]]:
+    """Note that step `state.step` was evaluated; tell whether it is the best so far: the first is, perhaps with a
+    warning."""
+    is_best = state.best_step == 0 or is_better(metric, value, state.best_value)
+    state.evaluated_step = state.step
+    if not is_best:
+        return False, []
+    state.best_step, state.best_value = state.step, value
+    text = f"{metric} is not defined on these validation rows: the first evaluation counts as best"
+    return True, [Note(event="warning", about="evaluation", text=text)] if value is None else []
 
 
 def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
@@ -196,6 +220,15 @@ def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
     )
 
 
+def _batches(
+    encoder: Encoder, rows: Rows, fold: Fold, micro_batches: Iterable[NDArray[np.int64]], device: torch.device
+) -> Iterator[Batch]:
+    """Yield the batches of row numbers [n] each; raises `Stopped` before one where that was asked for."""
+    for numbers in micro_batches:
+        check()
+        yield _batch(encoder, rows, fold, numbers, device)
+
+
 def _batch(encoder: Encoder, rows: Rows, fold: Fold, numbers: NDArray[np.int64], device: torch.device) -> Batch:
     return make_batch(rows, numbers, pad_id=encoder.pad_id, padding=fold.batching.padding, device=device)
 
@@ -203,7 +236,7 @@ def _batch(encoder: Encoder, rows: Rows, fold: Fold, numbers: NDArray[np.int64],
 def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision) -> NDArray[np.float64]:
     """Return predictions [n, outputs] for the validation rows of `fold`, in their order (law 4).
 
-    Raises `TrainingError` where one is not finite.
+    Raises `TrainingError` where one is not finite, and `Stopped` where that was asked for.
     """
     numbers = fold.validation_rows
     plan = plan_evaluation(
@@ -211,12 +244,10 @@ def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precis
         micro_batch=fold.batching.micro_batch,
         padding=fold.batching.padding,
     )
-    outputs = []
+    batches = _batches(encoder, rows, fold, (numbers[micro] for micro in plan), precision.device)
     encoder.model.eval()
     with torch.inference_mode(), precision.compute():
-        for micro in plan:
-            batch = _batch(encoder, rows, fold, numbers[micro], precision.device)
-            outputs.append(task.predictions(encoder.logits(batch)))
+        outputs = [task.predictions(encoder.logits(batch)) for batch in batches]
     predictions = np.empty((len(numbers), task.outputs))
     predictions[plan.rows] = torch.cat(outputs).cpu().numpy()
     if not np.isfinite(predictions).all():
@@ -233,20 +264,27 @@ class _Readings:
     On a CPU that is at once. On a GPU a reading waits for the device, so it happens about once a second.
     """
 
-    def __init__(self, fold: Fold, flops: FlopCount, precision: Precision, clock: PhaseClock) -> None:
+    def __init__(
+        self, fold: Fold, flops: FlopCount, precision: Precision, clock: PhaseClock, seconds_before: float
+    ) -> None:
         self._fold, self._flops, self._device, self._clock = fold, flops, precision.device, clock
-        self._before = clock.seconds("train")
-        self._waiting: list[tuple[int, StepResult, float, list[NDArray[np.int32]]]] = []
+        self._before = clock.seconds("train") - seconds_before
+        self._waiting: list[_Waiting] = []
         self._read_at = time.perf_counter()
-        self._seconds_at = 0.0
+        self._seconds_at = seconds_before
 
     def train_seconds(self) -> float:
         """Seconds in this fold's optimizer steps until now."""
         return self._clock.seconds("train") - self._before
 
-    def add(self, step: int, result: StepResult, learning_rate: float, lengths: list[NDArray[np.int32]]) -> None:
-        """Remember a step; `lengths` are the sequence lengths of each micro-batch."""
-        self._waiting.append((step, result, learning_rate, lengths))
+    def add(
+        self, step: int, result: StepResult, learning_rate: float, numbers: list[NDArray[np.int64]], rows: Rows
+    ) -> None:
+        """Remember a step; `numbers` are the rows of each micro-batch."""
+        lengths = [rows.sequences.lengths[micro] for micro in numbers]
+        self._waiting.append(
+            _Waiting(step=step, result=result, learning_rate=learning_rate, numbers=numbers, lengths=lengths)
+        )
 
     def are_due(self) -> bool:
         """Tell whether it is time to read."""
@@ -259,27 +297,29 @@ class _Readings:
         """
         if not self._waiting:
             return
-        pairs: Tensor = torch.stack([torch.stack((r.loss, r.gradient_norm.float())) for _, r, _, _ in self._waiting])
-        numbers = pairs.tolist()
+        results = [waiting.result for waiting in self._waiting]
+        pairs: Tensor = torch.stack([torch.stack((r.loss, r.gradient_norm.float())) for r in results])
         seconds = self.train_seconds()
-        all_tokens = sum(int(micro.sum()) for *_, lengths in self._waiting for micro in lengths)
+        all_tokens = sum(int(micro.sum()) for waiting in self._waiting for micro in waiting.lengths)
         speed = all_tokens / max(seconds - self._seconds_at, 1e-9)
         memory = device_bytes(self._device)
-        for (step, result, learning_rate, lengths), (loss, norm) in zip(self._waiting, numbers, strict=True):
+        for waiting, (loss, norm) in zip(self._waiting, pairs.tolist(), strict=True):
+            step, lengths, skipped = waiting.step, waiting.lengths, waiting.result.skipped
             for name, number in (("loss", loss), ("gradient norm", norm)):
-                if not np.isfinite(number) and not result.skipped:
+                if not np.isfinite(number) and not skipped:
                     raise TrainingError(
                         f"the {name} of step {step} (fold {self._fold.number}) is {number}; training stopped. The best "
-                        "weights until then are kept. A smaller optimizer.learning_rate, or precision: fp32, may help."
+                        "weights and the checkpoint until then are kept. A smaller optimizer.learning_rate, or "
+                        f"precision: fp32, may help. It learned from {_describe_rows(waiting.numbers)}"
                     )
             yield TrainStep(
                 fold=self._fold.number,
                 step=step,
                 epoch=step / self._fold.steps_per_epoch,
                 loss=loss if np.isfinite(loss) else None,
-                learning_rate=learning_rate,
-                gradient_norm=None if result.skipped else norm,
-                skipped=result.skipped,
+                learning_rate=waiting.learning_rate,
+                gradient_norm=None if skipped else norm,
+                skipped=skipped,
                 rows=sum(len(micro) for micro in lengths),
                 tokens=sum(int(micro.sum()) for micro in lengths),
                 computed_tokens=sum(padded_tokens(micro, self._fold.batching.padding) for micro in lengths),
@@ -290,3 +330,23 @@ class _Readings:
             )
         self._waiting.clear()
         self._read_at, self._seconds_at = time.perf_counter(), seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """A step whose loss was not read yet."""
+
+    step: int
+    result: StepResult
+    learning_rate: float
+    numbers: list[NDArray[np.int64]]
+    """Rows of each micro-batch."""
+    lengths: list[NDArray[np.int32]]
+    """Their sequence lengths."""
+
+
+def _describe_rows(numbers: list[NDArray[np.int64]]) -> str:
+    """Name rows as tables do, from 1, in the table's order."""
+    found = [str(number + 1) for number in sorted(np.concatenate(numbers).tolist())]
+    more = f" and {len(found) - MOST_NAMED_ROWS} more" if len(found) > MOST_NAMED_ROWS else ""
+    return f"the rows {', '.join(found[:MOST_NAMED_ROWS])}{more}"

@@ -12,10 +12,13 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,36 +27,112 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from leantune.errors import RunFolderError
+from leantune.errors import RunFolderError, SavingError
 from leantune.events import Recorded
 
 ESCAPE = "backslashreplace"
 """What is done with bytes of a file name that are no UTF-8: they are written as JSON and YAML escape them."""
 
 
+LOCK = ".lock"
+"""Held by the process that writes a run folder; the system frees it however that process ends."""
+
+
 def refuse_taken(path: Path) -> None:
     """Raise `RunFolderError` where `path` is there already and is not an empty folder: no run overwrites another."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(inner.name != LOCK for inner in path.iterdir())):
+        is_unfinished = (path / "config.yaml").is_file() and not (path / "metrics.json").is_file()
         raise RunFolderError(
-            f"{path}: there already, and not an empty folder; give another --output, or move this one away"
+            f"{path}: there already, and not an empty folder; "
+            + ("go on with the unfinished run in it by --resume, " if is_unfinished else "")
+            + "give another --output, or move this one away"
         )
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise `RunFolderError` where `path` holds anything and is not the folder of a run."""
+    names = sorted(inner.name for inner in path.iterdir() if inner.name != LOCK) if path.is_dir() else []
+    if (path.exists() and not path.is_dir()) or (names and not {"config.yaml", "events.jsonl"} & set(names)):
+        found = names[0] if names else "a file"
+        raise RunFolderError(
+            f"{path}: found {found}, expected the folder of a run to go on with; give another --output"
+        )
+
+
+def clear_unfinished(path: Path) -> None:
+    """Remove what a run wrote that was interrupted before its first checkpoint."""
+    for name in ("config.yaml", "environment.json", "events.jsonl"):
+        (path / name).unlink(missing_ok=True)
+    for fold in path.glob("fold_*"):
+        shutil.rmtree(fold)
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Have a run folder, made if need be, to oneself; the lock's file goes once the run in it is finished.
+
+    Raises `RunFolderError` where another process has it: one that was killed has it no longer.
+    """
+    lock = FileLock(path / LOCK)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunFolderError(f"{path}: another process is training here; wait for it, or stop it") from None
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --output") from None
+    try:
+        yield
+    finally:
+        if (path / "metrics.json").is_file():
+            (path / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def saving(path: Path, size: int) -> Iterator[None]:
+    """Turn an error of the system while `path`, of about `size` bytes, is written into a `SavingError`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise SavingError(
+            f"{path}: cannot be written ({size:,} bytes): {why}; make room, then go on with --resume, or move the "
+            "folder away and begin again"
+        ) from None
 
 
 class RunFolder:
     """Writes one run's files; a context manager, since `events.jsonl` stays open while the run goes.
 
-    Raises `RunFolderError` as `refuse_taken` does.
+    `go_on_at` is the size of the events that are kept, in bytes; None is a new run. Raises `RunFolderError` as
+    `refuse_taken` does for a new run.
     """
 
-    def __init__(self, path: Path) -> None:
-        refuse_taken(path)
+    def __init__(self, path: Path, *, go_on_at: int | None = None) -> None:
+        if go_on_at is None:
+            refuse_taken(path)
         self.path = path
+        events = path / "events.jsonl"
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if go_on_at is not None:
+                # A new file in its place, which whoever follows the run takes for one; and no part of a line is left.
+                kept = events.read_bytes()[:go_on_at]
+                if len(kept) < go_on_at:
+                    raise RunFolderError(
+                        f"{events}: found {len(kept):,} bytes, expected at least the {go_on_at:,} that were there when "
+                        "the run was saved: it cannot go on without its records; give another --output"
+                    )
+                beside = path / ".events.jsonl.tmp"
+                beside.write_bytes(kept)
+                beside.replace(events)
             # A line at a time reaches the disk.
-            self._events = (path / "events.jsonl").open("w", encoding="utf-8", errors=ESCAPE, buffering=1)
+            self._events = events.open("a", encoding="utf-8", errors=ESCAPE, buffering=1)
         except OSError as error:
             raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --output") from None
 
@@ -63,7 +142,11 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._events.close()
+        try:
+            self._events.close()
+        except OSError:  # the end of a line that there was no room for, which was told
+            if error is None:
+                raise
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write the effective settings."""
@@ -77,7 +160,17 @@ class RunFolder:
         """Append one line to `events.jsonl`."""
         names = [field.name for field in dataclasses.fields(event) if field.name != "predictions"]
         fields = {"event": event.event, "time": time.time()} | {name: getattr(event, name) for name in names}
-        self._events.write(_json(fields) + "\n")
+        line = _json(fields) + "\n"
+        with saving(self.path / "events.jsonl", len(line)):
+            self._events.write(line)
+
+    def sync_events(self) -> int:
+        """Wait until all events so far are on the disk; return their size in bytes."""
+        descriptor = self._events.fileno()
+        size = os.fstat(descriptor).st_size
+        with saving(self.path / "events.jsonl", size):
+            os.fsync(descriptor)
+        return size
 
     def fold(self, number: int) -> Path:
         """Return the folder of one fold, made if need be."""
@@ -104,8 +197,9 @@ class RunFolder:
         table = pa.table({"row": pa.array(rows), "id": ids, "target": pa.array(targets), "prediction": prediction})
         table = table.replace_schema_metadata({"labels": json.dumps(labels, ensure_ascii=False)})
         path = self.fold(fold) / "predictions.parquet"
-        pq.write_table(table, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        with saving(path, table.nbytes):
+            pq.write_table(table, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`, which says that the run is finished."""
@@ -185,7 +279,9 @@ def write_text(path: Path, text: str) -> None:
     """Write a file at once: a reader sees the old one or the new one, never a part."""
     beside = path.with_name(f".{path.name}.tmp")
     text += "" if text.endswith("\n") else "\n"
-    beside.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file elsewhere
-    with beside.open("x", encoding="utf-8", errors=ESCAPE, newline="") as file:
-        file.write(text)
-    beside.replace(path)
+    content = text.encode("utf-8", errors=ESCAPE)
+    with saving(path, len(content)):
+        beside.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file elsewhere
+        with beside.open("xb") as file:
+            file.write(content)
+        beside.replace(path)

@@ -1,41 +1,27 @@
 """A run from its prepared rows to its folder, and the Python interface to it."""
 
-import hashlib
-import platform
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from leantune.clock import Phase, PhaseClock, peak_process_bytes
-from leantune.config import Config, dump_config, load_config
-from leantune.device import (
-    describe_device,
-    forget_peak,
-    matrix_rate,
-    peak_device_bytes,
-    processor_name,
-    resolve_device,
-    synchronize,
-)
+from leantune.clock import PhaseClock
+from leantune.config import Config, load_config
+from leantune.device import forget_peak, matrix_rate, resolve_device, synchronize
 from leantune.display import Display
-from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, RunEnd, TrainStep
-from leantune.loop import Fold, predict_rows, train_fold
-from leantune.model import Encoder, load_weights, save_model
+from leantune.events import Event, Note, Resume, RunEnd
+from leantune.fold_run import FoldResult, read_result, run_fold
 from leantune.precision import make_precision
 from leantune.preparation import Prepared, prepare
-from leantune.record import RunFolder, code_revision, refuse_taken
+from leantune.record import RunFolder, clear_unfinished, hold, refuse_foreign, refuse_taken
+from leantune.resume import discard_later, find_progress, fingerprint, finished_metrics, refuse_other
 from leantune.scoring import compute_metrics
+from leantune.session import Session, remove_checkpoints, resumption
+from leantune.stopping import deferred
 from leantune.tally import Tally
-
-VERSIONED = ("leantune", "torch", "transformers", "tokenizers", "numpy", "scikit-learn", "pyarrow", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,142 +33,99 @@ class Run:
     """The content of `metrics.json`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoldResult:
-    """What one trained fold gave."""
-
-    tally: Tally
-    best: NDArray[np.float64]
-    """Predictions [n, outputs] for the fold's validation rows, from the weights of the best evaluation."""
-    last: NDArray[np.float64]
-    metrics: dict[str, Any]
-    """The fold's part of `metrics.json`."""
-
-
-def run(config: Config, output: Path, *, started_at: float | None = None) -> Iterator[Event]:
+def run(
+    config: Config, output: Path, *, started_at: float | None = None, resume: bool = False, force: bool = False
+) -> Iterator[Event]:
     """Do one run, write its folder, and yield what happens; the last event is a `RunEnd`.
 
-    `started_at` is the Unix time at which the measured span began, such as the process's creation; None is now. Raises
-    `InputError` for what the user must change, before anything is written, and `TrainingError` where training cannot
-    go on.
+    `started_at` is the Unix time at which the measured span began, such as the process's creation; None is now. With
+    `resume` an unfinished run in the folder goes on, a finished one is only told, and where there is none one begins;
+    `force` goes on although settings or data have changed. Raises `InputError` for what the user must change, before
+    anything is written, `TrainingError` where training cannot go on, and `SavingError` where a file cannot be written.
     """
     output = output.expanduser()
+    if resume:
+        refuse_foreign(output)
+        if (finished := finished_metrics(output, config)) is not None:
+            yield from _tell_finished(output, finished, config)
+            return
+    else:
+        refuse_taken(output)
     device = resolve_device(config.device)
     clock = PhaseClock(started_at, partial(synchronize, device))
     precision = make_precision(config.precision, device)
-    refuse_taken(output)
     prepared, encoder = yield from prepare(config, precision)
     with precision.compute():  # a TF32 run is held against TF32 products
         rate, rate_of = matrix_rate(device, precision.matrix_dtype)
     forget_peak(device)  # of those products, and of what ran before in this process
+    session = Session.begin(prepared, encoder, clock)
 
-    with RunFolder(output) as folder:
-        folder.write_config(dump_config(prepared.config))
-        folder.write_environment(_environment(device, prepared.data, prepared.tokenizer_fingerprint))
-        for note in prepared.notes:
-            folder.write_event(note)
-            yield note
-        results: dict[int, FoldResult] = {}
-        for number in prepared.fold_numbers:
-            if results:  # every fold starts from the pretrained weights and the same seed
-                clock.enter("startup")
-                encoder = prepared.load()
-            results[number] = yield from _run_fold(
-                number, prepared, encoder=encoder, folder=folder, clock=clock, rate=rate
+    # From here on a signal is answered where the work can be saved.
+    with hold(output), deferred():
+        if resume and (finished := finished_metrics(output, config)) is not None:  # by another process, meanwhile
+            yield from _tell_finished(output, finished, config)
+            return
+        progress = find_progress(output, prepared.fold_numbers) if resume else None
+        notes: list[Note | Resume] = list(prepared.notes)
+        if resume and progress is None:
+            clear_unfinished(output)
+            yield Note(about="resume", text=f"{output} has no checkpoint: the run begins")
+        if progress is not None:
+            yield from prepared.notes  # recorded when the run began
+            changes = refuse_other(
+                output,
+                fingerprint(progress.state["settings"], progress.state["environment"]),
+                fingerprint(session.settings, session.environment),
+                force=force,
             )
-            done = FoldEnd(fold=number, metrics=results[number].metrics)
-            folder.write_event(done)
-            yield done
-        clock.enter("checkpoint")
-        metrics = {
-            "task": prepared.task.kind,
-            "metric": prepared.metric,
-            "folds": {str(number): result.metrics for number, result in results.items()},
-            "overall": _overall(prepared, results, clock, rate)
-            | {
-                "peak_device_bytes": peak_device_bytes(device),
-                "peak_process_bytes": peak_process_bytes(),
-                "matrix_rate": {"flops_per_second": rate, "measured_on": rate_of},
-            },
-        }
-        folder.write_metrics(metrics)
+            discard_later(output, progress, prepared.fold_numbers)
+            session = session.after(progress, changes)
+            notes = [Note(event="warning", about="resume", text=text) for text in (*progress.warnings, *changes)]
+            notes.append(resumption(progress, output))
+        with RunFolder(output, go_on_at=None if progress is None else progress.state["events_bytes"]) as folder:
+            folder.write_config(session.settings)
+            folder.write_environment(session.environment)
+            for note in notes:
+                folder.write_event(note)
+                yield note
+            results = {} if progress is None else {n: read_result(saved) for n, saved in progress.done.items()}
+            left = [number for number in prepared.fold_numbers if number not in results]
+            for number in left:
+                if number != left[0]:  # every fold starts from the pretrained weights and the same seed
+                    clock.enter("startup")
+                    encoder = prepared.load()
+                results[number] = yield from run_fold(
+                    number,
+                    prepared,
+                    session,
+                    encoder=encoder,
+                    folder=folder,
+                    rate=rate,
+                    saved=progress.training if progress is not None and number == left[0] else None,
+                )
+            clock.enter("checkpoint")
+            metrics = {
+                "task": prepared.task.kind,
+                "metric": prepared.metric,
+                "folds": {str(number): result.metrics for number, result in results.items()},
+                "overall": _overall(prepared, results, clock, rate)
+                | {f"peak_{of}_bytes": peak for of, peak in session.peaks_until_now().items()}
+                | {
+                    "matrix_rate": {"flops_per_second": rate, "measured_on": rate_of},
+                    "sessions": 1 + len(session.environment["resumed"]),
+                },
+            }
+            folder.write_metrics(metrics)
+        if not prepared.config.checkpoint.keep:
+            remove_checkpoints(output, list(results))
     yield RunEnd(metrics=metrics)
 
 
-def _run_fold(
-    number: int, prepared: Prepared, *, encoder: Encoder, folder: RunFolder, clock: PhaseClock, rate: float
-) -> Generator[Event, None, FoldResult]:
-    """Train one fold and write its files."""
-    task, rows = prepared.task, prepared.rows
-    fold = Fold(
-        number=number,
-        training_rows=prepared.folds.training_rows(number),
-        validation_rows=prepared.folds.validation_rows(number),
-        batching=prepared.batching,
-        optimizer=prepared.config.optimizer,
-        evaluation=prepared.config.evaluation,
-        metric=prepared.metric,
-        seed=prepared.config.seed,
-    )
-    phases: tuple[Phase, ...] = ("train", "evaluation", "checkpoint")
-    before = {phase: clock.seconds(phase) for phase in phases}
-    # Its own for each fold: the loss scaler of fp16 learns, and a fold must not depend on the folds before it.
-    precision = make_precision(prepared.precision.name, prepared.precision.device)
-    model_folder = folder.fold(number) / "model"
-    tally = Tally()
-    for event in train_fold(encoder, rows, fold, task=task, precision=precision, clock=clock):
-        folder.write_event(event)
-        yield event
-        if isinstance(event, TrainStep):
-            tally.add(event)
-        if isinstance(event, Evaluation):
-            last_evaluation = event
-            if event.is_best:
-                best_evaluation = event
-                with clock.during("checkpoint"):
-                    save_model(encoder, prepared.tokenizer, model_folder)
-                saved = Checkpoint(
-                    fold=number,
-                    step=event.step,
-                    path=model_folder.relative_to(folder.path).as_posix(),
-                    checkpoint_seconds=clock.seconds("checkpoint"),
-                )
-                folder.write_event(saved)
-                yield saved
-
-    clock.enter("evaluation")
-    best, last = best_evaluation.predictions, last_evaluation.predictions
-    if precision.name != "fp32":
-        # What is saved are float32 weights, and what is reported are their predictions, not a 16-bit shadow of them.
-        exact = make_precision("fp32", precision.device)
-        best = last = predict_rows(encoder, rows, fold, task=task, precision=exact)
-        if best_evaluation is not last_evaluation:
-            load_weights(encoder, model_folder)
-            best = predict_rows(encoder, rows, fold, task=task, precision=exact)
-    truth = rows.targets[fold.validation_rows]
-    scores = {
-        "best": {"step": best_evaluation.step} | compute_metrics(task.kind, truth, best),
-        "last": {"step": last_evaluation.step} | compute_metrics(task.kind, truth, last),
-    }
-    clock.enter("checkpoint")
-    folder.write_predictions(
-        number,
-        rows=fold.validation_rows,
-        ids=prepared.ids.take(fold.validation_rows),
-        targets=prepared.targets.readable(fold.validation_rows),
-        predictions=best,
-        labels=task.labels,
-    )
-    seconds = {phase: clock.seconds(phase) - before[phase] for phase in before}
-    return FoldResult(
-        tally=tally,
-        best=best,
-        last=last,
-        metrics=scores
-        | {"training_rows": len(fold.training_rows), "validation_rows": len(fold.validation_rows)}
-        | tally.summary(train_seconds=seconds["train"], matrix_rate=rate)
-        | {"evaluation_seconds": seconds["evaluation"], "checkpoint_seconds": seconds["checkpoint"]},
-    )
+def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Iterator[Event]:
+    if not config.checkpoint.keep:  # killed before they were removed
+        remove_checkpoints(output, [int(number) for number in metrics["folds"]])
+    yield Note(about="resume", text=f"{output} holds the finished run: nothing is trained")
+    yield RunEnd(metrics=metrics)
 
 
 def _overall(prepared: Prepared, results: dict[int, FoldResult], clock: PhaseClock, rate: float) -> dict[str, Any]:
@@ -217,40 +160,42 @@ def train(
     fold: int | str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    force: bool = False,
     display: bool = True,
 ) -> Run:
     """Fine-tune an encoder on a table of texts; the same as `leantune train`.
 
     `data`, `text`, `target`, `model` and `fold` are the settings `data.path`, `data.text`, `data.target`, `model.name`
     and `fold`; `settings` holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML
-    file that all of these override. Writes the run folder `output` and, with `display`, shows progress. Raises
-    `InputError` for what the caller must change, and `TrainingError` where training cannot go on.
+    file that all of these override. Writes the run folder `output` and, with `display`, shows progress. With `resume`
+    an interrupted run in that folder goes on, and one that is finished is returned as it is; `data` and `config` may
+    then be left out, which takes the run's own settings. `force` goes on although data or settings have changed. Raises
+    `InputError` for what the caller must change, `TrainingError` where training cannot go on, and `SavingError` where a
+    file cannot be written.
     """
     flags = {"data.path": data, "data.text": text, "data.target": target, "model.name": model, "fold": fold}
     given = {name: value for name, value in flags.items() if value is not None}
-    loaded = load_config(None if config is None else Path(config), given | dict(settings or {}))
-    return _finish(run(loaded, Path(output)), Path(output), display)
-
-
-def _finish(events: Iterator[Event], folder: Path, display: bool) -> Run:
+    folder = Path(output).expanduser()
+    loaded = load_run_config(
+        None if config is None else Path(config), given | dict(settings or {}), resumed=folder if resume else None
+    )
+    events = run(loaded, folder, resume=resume, force=force)
     metrics: dict[str, Any] = {}
     for event in Display.over(events) if display else events:
         if isinstance(event, RunEnd):
             metrics = event.metrics
-    return Run(folder=folder.expanduser(), metrics=metrics)
+    return Run(folder=folder, metrics=metrics)
 
 
-def _environment(device: torch.device, data: Path, tokenizer: str) -> dict[str, Any]:
-    """Return what a reader needs in order to repeat the run and to judge its times."""
-    with data.open("rb") as file:
-        data_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONED},
-        "platform": platform.platform(),
-        "processor": processor_name(),
-        "device": describe_device(device),
-        "code_revision": code_revision(),
-        "data_sha256": data_sha256,
-        "tokenizer_sha256": tokenizer,
-    }
+def load_run_config(
+    path: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = (), *, resumed: Path | None
+) -> Config:
+    """Return settings as `load_config` does; where neither data nor a file is given, a resumed run's own are changed.
+
+    `resumed` is the folder of a run that goes on, if it is there.
+    """
+    if resumed is not None and path is None and "data.path" not in flags:
+        own = resumed.expanduser() / "config.yaml"
+        path = own if own.is_file() else None
+    return load_config(path, flags, assignments)

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from leantune.comparison.comparability import check_pair
 from leantune.comparison.folder import read_cell
-from leantune.comparison.results import RunResult
+from leantune.comparison.results import RunResult, read_json
 from leantune.device import device_key
 from leantune.errors import RunFolderError, SettingsError
 from leantune.events import ComparisonEvent, Plan, PlannedRecipe, RunDone, RunProgress, RunStart, Trial, Waiting
@@ -45,7 +45,8 @@ EVALUATION_COST = 1 / 3
 """Seconds to evaluate a row over those to train on it: a forward pass without a backward pass."""
 TRIAL_PREFIX = ".trial-"
 POLL_SECONDS = 0.2
-SECONDS_TO_LEAVE = 15.0
+SECONDS_TO_LEAVE = 60.0
+"""How long a run that is stopped may take to save what it has done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,8 @@ def run_experiment(
 ) -> Generator[ComparisonEvent, None, None]:
     """Do every run that `folder` does not have yet, and yield what happens.
 
-    Runs that are finished are kept; half-written and failed ones are done again. `command` is what repeats the
+    Runs that are finished are kept; those that left a checkpoint go on from it, and other half-written or failed ones
+    are done again. `command` is what repeats the
     experiment. With `estimate`, a few steps of each recipe are timed first. Raises `InputError` for what the user must
     change, before anything is run, and where a kept run turns out to be of another device. A run that fails is told in
     its `RunDone`, and the others go on.
@@ -113,7 +115,7 @@ def _read(cell: RunCell, folder: Path) -> RunResult | None:
 def _run(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, RunResult | None]:
     """Do one run in a fresh process, tell how it went, and return what it wrote; None for a failed one."""
     path = folder / cell.folder
-    if path.exists():  # half-written: it has nothing that the next attempt could use
+    if path.exists() and not _left_off(path, cell.recipe):  # it has nothing that the next attempt could use
         shutil.rmtree(path)
     log, failure = path.with_name(f"{path.name}.log"), path.with_name(f"{path.name}.failed.json")
     failure.unlink(missing_ok=True)
@@ -142,6 +144,17 @@ def _run(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, RunRes
         error=error,
     )
     return result
+
+
+def _left_off(path: Path, recipe: Recipe) -> bool:
+    """Tell whether a half-written run can go on: it has a checkpoint, made of the data as they are now."""
+    if not any(path.glob("fold_*/checkpoint/step_*")):
+        return False
+    try:
+        before = read_json(path / "environment.json").get("data_sha256")
+    except RunFolderError:
+        return False
+    return before == _digest(recipe)
 
 
 def _try(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, Measured | str]:
@@ -201,7 +214,11 @@ class _Events:
     """Follows a run's events.jsonl while it grows."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._read, self._rest = path, 0, b""
+        self._path, self._file = path, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._read, self._rest = 0, b""
         self.step = self.total_steps = self.training_rows = self.validation_rows = 0
         self.startup_ended = 0.0
         self.readings: list[tuple[int, float]] = []
@@ -212,6 +229,9 @@ class _Events:
         """Take in what was written since; tell whether the run has come further."""
         try:
             with self._path.open("rb") as file:
+                if (number := os.fstat(file.fileno()).st_ino) != self._file:  # a run that goes on begins a new one
+                    self._file = number
+                    self._begin()
                 file.seek(self._read)
                 new = file.read()
         except FileNotFoundError:
@@ -244,7 +264,7 @@ def _process(cell: RunCell, folder: Path, output: Path, log: Path) -> Iterator[s
     write_yaml(settings, cell.recipe.settings())
     # -P: a file of the user's that is called like a package must not be imported in its place.
     command = [sys.executable, "-P", "-m", "leantune.worker", "train", "--config", settings, "--output", output]
-    command += ["--fold", cell.fold, "--set", f"seed={cell.seed}"]
+    command += ["--fold", cell.fold, "--set", f"seed={cell.seed}", *(["--resume"] if output.exists() else [])]
     log.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file elsewhere
     with log.open("xb") as file:
         process = subprocess.Popen(
@@ -259,11 +279,14 @@ def _process(cell: RunCell, folder: Path, output: Path, log: Path) -> Iterator[s
             yield process
         finally:
             if process.poll() is None:
-                process.terminate()
+                process.terminate()  # it saves what it has done
                 try:
                     process.wait(SECONDS_TO_LEAVE)
                 except subprocess.TimeoutExpired:
                     process.kill()
+                except BaseException:  # a second signal
+                    process.kill()
+                    raise
             process.wait()
             assert process.stdin is not None
             process.stdin.close()
@@ -357,9 +380,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _refuse_other_data(experiment: Experiment, kept: dict[RunCell, RunResult]) -> None:
     """Raise `RunFolderError` where a finished run was made of other data than the file has now."""
-    path = experiment.recipes[0].config.data.path.expanduser()
-    with path.open("rb") as file:
-        now = hashlib.file_digest(file, "sha256").hexdigest()
+    path, now = experiment.recipes[0].config.data.path, _digest(experiment.recipes[0])
     for result in kept.values():
         before = result.environment["data_sha256"]
         if before != now:
@@ -367,6 +388,12 @@ def _refuse_other_data(experiment: Experiment, kept: dict[RunCell, RunResult]) -
                 f"{result.folder}: made from other data than {path} holds now (sha256 {before[:12]}, now {now[:12]}); "
                 "give another --output, or bring the old file back"
             )
+
+
+def _digest(recipe: Recipe) -> str:
+    """SHA-256 of a recipe's data, as `environment.json` has it."""
+    with recipe.config.data.path.expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

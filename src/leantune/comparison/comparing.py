@@ -274,6 +274,9 @@ def _notes(
         undefined = [label for label, run in runs.items() if run.scores[place][run.metric] is None]
         if undefined:
             yield f"{measure.label} is not defined in {_listed(undefined)}: left out of means and pairs."
+    resumed = [label for label, run in runs.items() if run.environment.get("resumed")]
+    if resumed:
+        yield f"Interrupted, and went on from a checkpoint; their times leave out what was lost: {_listed(resumed)}."
     yield from _evaluation_counts(cells)
     yield from variations({label: _circumstances(run) for label, run in runs.items()})
     for own in cells.values():

@@ -54,7 +54,8 @@ class RunResult:
     losses: NDArray[np.float64]
     """[steps]: training loss; NaN where it was not measured."""
     memory_seconds: NDArray[np.float64]
-    """[steps]: wall-clock seconds since the run's process began, at each step."""
+    """[steps]: wall-clock seconds since the run's process began, at each step; without the time between two processes
+    where the run was interrupted."""
     memory_bytes: NDArray[np.float64]
     """[steps]: memory of tensors on the device, or of the process on a CPU."""
     validation_rows: NDArray[np.int64]
@@ -81,7 +82,7 @@ def read_run(folder: Path, fold: int) -> RunResult:
     overall = entry(file, metrics, dict, "overall")
     _check_metrics(file, metrics, fold, metric)
     rows, targets = _read_predictions(folder / f"fold_{fold}" / "predictions.parquet", scores["validation_rows"])
-    evaluations, steps, end = _read_events(folder / "events.jsonl", fold, metric)
+    evaluations, steps = _read_events(folder / "events.jsonl", fold, metric, overall["total_seconds"])
     environment = read_json(folder / "environment.json")
     _check_environment(folder / "environment.json", environment)
     return RunResult(
@@ -95,7 +96,7 @@ def read_run(folder: Path, fold: int) -> RunResult:
         overall=overall,
         evaluations=tuple(evaluations),
         losses=steps[:, 0],
-        memory_seconds=steps[:, 1] - (end - overall["total_seconds"]),
+        memory_seconds=steps[:, 1],
         memory_bytes=steps[:, 2],
         validation_rows=rows,
         validation_targets=targets,
@@ -181,17 +182,25 @@ def _check_environment(file: Path, environment: dict[str, Any]) -> None:
         entry(file, environment, str, "device", name)
 
 
-def _read_events(file: Path, fold: int, metric: str) -> tuple[list[EvaluationPoint], NDArray[np.float64], float]:
-    """Return the fold's evaluations, its steps [steps, 3] (loss, time, memory), and the time of the last line.
+def _read_events(
+    file: Path, fold: int, metric: str, total_seconds: float
+) -> tuple[list[EvaluationPoint], NDArray[np.float64]]:
+    """Return the fold's evaluations, and its steps [steps, 3]: loss, seconds since the run began, memory.
 
-    The last line is written when the folds are done, a moment before `total_seconds` is read off the clock.
+    The last line is written when the folds are done, a moment before `total_seconds` is read off the clock; the last
+    line before a resumption when the checkpoint was written, at the run's second `seconds_before`.
     """
-    evaluations, steps = [], []
-    time, ended = math.nan, False
+    evaluations: list[EvaluationPoint] = []
+    steps: list[tuple[float, float, float]] = []
+    time, ended, in_order = math.nan, False, 0  # steps whose time is in seconds since the run began
     for line, event in _events(file):
         where = f"{file}, line {line}"
-        time = entry(where, event, float, "time")
         kind = event.get("event")
+        if kind == "resume":
+            began = time - entry(where, event, float, "seconds_before")
+            steps[in_order:] = [(loss, at - began, memory) for loss, at, memory in steps[in_order:]]
+            in_order = len(steps)
+        time = entry(where, event, float, "time")
         if kind not in ("step", "evaluation", "fold_end") or event.get("fold") != fold:
             continue
         if kind == "step":
@@ -210,7 +219,8 @@ def _read_events(file: Path, fold: int, metric: str) -> tuple[list[EvaluationPoi
     if not (ended and evaluations and steps):
         found = f"{len(steps)} steps, {len(evaluations)} evaluations and {'the' if ended else 'no'} end of fold {fold}"
         raise RunFolderError(f"{file}: found {found}, expected all of a finished run's: lines are missing")
-    return evaluations, np.array(steps, dtype=np.float64), time
+    steps[in_order:] = [(loss, at - time + total_seconds, memory) for loss, at, memory in steps[in_order:]]
+    return evaluations, np.array(steps, dtype=np.float64)
 
 
 def _events(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
