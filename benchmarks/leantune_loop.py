@@ -13,8 +13,10 @@ from leantune.config import parse_config
 from leantune.device import matrix_rate, resolve_device, synchronize
 from leantune.events import FoldStart, TrainStep
 from leantune.loop import Fold, train_fold
+from leantune.optim import make_optimizer
 from leantune.precision import make_precision
 from leantune.preparation import prepare
+from leantune.state import TrainState
 from workload import Meter, Workload, run_peer, score
 
 
@@ -64,9 +66,11 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
             evaluation=config.evaluation.model_copy(update={"every": {"steps": 10**9}}),
             metric=prepared.metric,
             seed=workload.seed,
+            checkpoint=config.checkpoint,
         )
+        state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
         clock = PhaseClock(synchronize=lambda: synchronize(device))
-        training = train_fold(encoder, prepared.rows, fold, task=prepared.task, precision=precision, clock=clock)
+        training = train_fold(encoder, prepared.rows, fold, state, task=prepared.task, precision=precision, clock=clock)
         steps.clear()
         for event in training:
             if isinstance(event, FoldStart):

@@ -355,25 +355,15 @@ def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_goes_on_in_the_
     assert "Traceback" not in said
     (saved,) = (tmp_path / "out").glob("runs/plain-*/fold_0-seed_0/fold_0/checkpoint/step_*")
 
-    run_quietly(settings, tmp_path / "out")
-    run_quietly(settings, tmp_path / "whole")
-    for name in ("out", "whole"):
-        rebuild_report(tmp_path / name)
-    resumed, whole = (
-        without_times(json.loads((tmp_path / name / "report.json").read_text())) for name in ("out", "whole")
-    )
-    assert resumed["recipes"]["plain"]["runs"]
-    assert len(resumed["environment"].pop("resumed")) == 1
-    (note,) = [text for text in resumed["notes"] if text not in whole["notes"]]
-    assert note.startswith("Interrupted, and went on from a checkpoint")
-    resumed["notes"] = whole["notes"]
-    assert whole["environment"].pop("resumed") == []
-    assert resumed | {"experiment": ""} == whole | {"experiment": ""}
+    assert started(run_quietly(settings, tmp_path / "out")) == [("plain", 0), ("short", 0)]
+    comparison = rebuild_report(tmp_path / "out")
+    assert any(note.startswith("Interrupted, and went on from a checkpoint") for note in comparison.notes)
     (environment,) = (tmp_path / "out").glob("runs/plain-*/fold_0-seed_0/environment.json")
     (place,) = json.loads(environment.read_text())["resumed"]
-    assert place["step"] == int(saved.name.split("_")[1].split("-")[0]) > 10
+    assert place["step"] == int(saved.name.split("_")[1].split("-")[0]) > 5
 
 
+@pytest.mark.slow
 def test_a_run_that_was_left_with_other_data_begins_again(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["base"]["optimizer"]["epochs"] = 70
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))

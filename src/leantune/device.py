@@ -91,6 +91,24 @@ def device_bytes(device: torch.device) -> int | None:
     return torch.mps.current_allocated_memory() if device.type == "mps" else None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that there was no memory for a tensor, on a device or in the system."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The allocators of CPUs and of MPS have no error of their own.
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Let go of what the allocator keeps for tensors to come: it may be in pieces that are too small."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     """Measure the matrix products of this device: floating-point operations a second, and what was multiplied.
 

@@ -12,10 +12,20 @@ from pydantic import Field
 from torch import Tensor
 
 from leantune.batch import Batch, Rows, make_batch
-from leantune.batch_plan import EpochPlan, MicroBatch, Order, Padding, padded_tokens, plan_epoch, plan_evaluation
+from leantune.batch_plan import (
+    EpochPlan,
+    MicroBatch,
+    Order,
+    Padding,
+    RowsPerMicroBatch,
+    TokensPerMicroBatch,
+    padded_tokens,
+    plan_epoch,
+    plan_evaluation,
+)
 from leantune.checkpoint import CheckpointSettings
 from leantune.clock import PhaseClock, process_bytes
-from leantune.device import device_bytes
+from leantune.device import device_bytes, give_back_memory, is_out_of_memory
 from leantune.errors import TrainingError
 from leantune.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.metrics import MetricName, is_better
@@ -25,7 +35,7 @@ from leantune.precision import Precision
 from leantune.scoring import compute_metrics
 from leantune.settings import Section
 from leantune.state import TrainState, random_states, set_random_states
-from leantune.step import StepResult, optimizer_step
+from leantune.step import DoesNotFitError, StepResult, optimizer_step
 from leantune.stopping import Stopped, check
 from leantune.task import Task
 
@@ -137,13 +147,15 @@ def train_fold(
         )
     clock.enter("train")
     plan: EpochPlan | None = None
+    micro_batch = fold.batching.micro_batch
     while True:
         if state.evaluated_step < state.step and fold.is_evaluated(state.step):
+            notes: list[Note] = []
             with clock.during("evaluation"):
-                predictions = predict_rows(encoder, rows, fold, task=task, precision=precision)
+                predictions = predict_rows(encoder, rows, fold, task=task, precision=precision, notes=notes)
                 metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], predictions)
             is_best, warnings = _judge(metrics[fold.metric], fold.metric, state)
-            yield from warnings
+            yield from (*notes, *warnings)
             yield Evaluation(
                 fold=fold.number,
                 step=state.step,
@@ -159,29 +171,32 @@ def train_fold(
             return
         epoch, index = divmod(state.step, fold.steps_per_epoch)
         if plan is None or index == 0:
-            plan = _plan(rows, fold, epoch)
+            plan = _plan(rows, fold, epoch, micro_batch)
         if not encoder.model.training:  # loaded, or just evaluated
             encoder.model.train()
         planned = plan.step(index)
         learning_rate = learning_rate_at(state.schedule_step, fold.total_steps, fold.optimizer)
         numbers = [fold.training_rows[micro] for micro in planned.micro_batches]
-        random = random_states(precision.device)
         try:
-            result = optimizer_step(
+            result = _attempt(
                 encoder,
-                state.optimizer,
-                _batches(encoder, rows, fold, numbers, precision.device),
+                rows,
+                fold,
+                state,
+                numbers,
                 total_weight=float(rows.weights[fold.training_rows[planned.rows]].sum()) or 1.0,
                 task=task,
                 precision=precision,
                 learning_rate=learning_rate,
-                clip_norm=fold.optimizer.gradient_clip_norm,
             )
-        except Stopped:  # raised before one of its micro-batches: as if the step had never begun
-            state.optimizer.zero_grad(set_to_none=True)
-            set_random_states(random, precision.device)
+        except Stopped:
             yield from readings.take()
             raise
+        if isinstance(result, np.ndarray):
+            micro_batch, note = _halve(result, rows, fold, micro_batch, precision.device)
+            plan = None
+            yield note
+            continue
         state.step += 1
         state.schedule_step += not result.skipped  # a step that fp16 skipped does not advance the schedule
         state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
@@ -208,11 +223,77 @@ def _judge(value: float | None, metric: MetricName, state: TrainState) -> tuple[
     return True, [Note(event="warning", about="evaluation", text=text)] if value is None else []
 
 
-def _plan(rows: Rows, fold: Fold, epoch: int) -> EpochPlan:
+def _attempt(
+    encoder: Encoder,
+    rows: Rows,
+    fold: Fold,
+    state: TrainState,
+    numbers: list[NDArray[np.int64]],
+    *,
+    total_weight: float,
+    task: Task,
+    precision: Precision,
+    learning_rate: float,
+) -> StepResult | NDArray[np.int64]:
+    """Take a step of the micro-batches `numbers`, or return the one for which there was no memory.
+
+    In that case, and where `Stopped` is raised, all is as if the step had never begun.
+    """
+    random = random_states(precision.device)
+    try:
+        return optimizer_step(
+            encoder,
+            state.optimizer,
+            _batches(encoder, rows, fold, numbers, precision.device),
+            total_weight=total_weight,
+            task=task,
+            precision=precision,
+            learning_rate=learning_rate,
+            clip_norm=fold.optimizer.gradient_clip_norm,
+        )
+    except (Stopped, DoesNotFitError) as error:
+        state.optimizer.zero_grad(set_to_none=True)
+        set_random_states(random, precision.device)
+        if isinstance(error, Stopped):
+            raise
+        return numbers[error.micro_batch]
+
+
+def _halve(
+    too_large: NDArray[np.int64], rows: Rows, fold: Fold, micro_batch: MicroBatch, device: torch.device
+) -> tuple[MicroBatch, Note]:
+    """Return a limit under which a micro-batch that did not fit has half the size, and what to tell of it.
+
+    Raises `TrainingError` where it has a single row.
+    """
+    lengths = rows.sequences.lengths[too_large]
+    if len(too_large) == 1:
+        raise TrainingError(
+            f"row {too_large[0] + 1}, with {lengths[0]} tokens, does not fit into the memory of {device} by itself "
+            f"(fold {fold.number}). A smaller tokens.max_length, model.gradient_checkpointing: true, or a smaller "
+            "model would help; a checkpoint that was saved before is still there."
+        )
+    give_back_memory(device)
+    smaller: MicroBatch
+    if isinstance(micro_batch, RowsPerMicroBatch):
+        smaller = RowsPerMicroBatch(rows=len(too_large) // 2)
+        told = f"{smaller.rows} rows"
+    else:
+        smaller = TokensPerMicroBatch(tokens=padded_tokens(lengths, fold.batching.padding) // 2)
+        told = f"{smaller.tokens:,} tokens"
+    return smaller, Note(
+        event="warning",
+        about="memory",
+        text=f"{len(too_large)} rows at once, of up to {lengths.max()} tokens, did not fit into the memory of "
+        f"{device}: begun again with micro-batches of up to {told}, which changes nothing that is learned",
+    )
+
+
+def _plan(rows: Rows, fold: Fold, epoch: int, micro_batch: MicroBatch) -> EpochPlan:
     return plan_epoch(
         rows.sequences.lengths[fold.training_rows],
         batch_size=fold.batching.batch_size,
-        micro_batch=fold.batching.micro_batch,
+        micro_batch=micro_batch,
         order=fold.batching.order,
         padding=fold.batching.padding,
         seed=fold.seed,
@@ -233,21 +314,41 @@ def _batch(encoder: Encoder, rows: Rows, fold: Fold, numbers: NDArray[np.int64],
     return make_batch(rows, numbers, pad_id=encoder.pad_id, padding=fold.batching.padding, device=device)
 
 
-def predict_rows(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision) -> NDArray[np.float64]:
+def predict_rows(
+    encoder: Encoder,
+    rows: Rows,
+    fold: Fold,
+    *,
+    task: Task,
+    precision: Precision,
+    notes: list[Note] | None = None,
+) -> NDArray[np.float64]:
     """Return predictions [n, outputs] for the validation rows of `fold`, in their order (law 4).
 
-    Raises `TrainingError` where one is not finite, and `Stopped` where that was asked for.
+    What does not fit into memory is computed in smaller micro-batches, and `notes` tells of it. Raises `TrainingError`
+    where a row does not fit by itself or a prediction is not finite, and `Stopped` where that was asked for.
     """
-    numbers = fold.validation_rows
-    plan = plan_evaluation(
-        rows.sequences.lengths[numbers],
-        micro_batch=fold.batching.micro_batch,
-        padding=fold.batching.padding,
-    )
-    batches = _batches(encoder, rows, fold, (numbers[micro] for micro in plan), precision.device)
+    numbers, micro_batch = fold.validation_rows, fold.batching.micro_batch
     encoder.model.eval()
-    with torch.inference_mode(), precision.compute():
-        outputs = [task.predictions(encoder.logits(batch)) for batch in batches]
+    outputs: list[Tensor] | None = None
+    while outputs is None:
+        plan = plan_evaluation(rows.sequences.lengths[numbers], micro_batch=micro_batch, padding=fold.batching.padding)
+        micro_batches = [numbers[micro] for micro in plan]
+        done = 0
+        try:
+            with torch.inference_mode(), precision.compute():
+                computed = []
+                for batch in _batches(encoder, rows, fold, micro_batches, precision.device):
+                    computed.append(task.predictions(encoder.logits(batch)))
+                    done += 1
+            outputs = computed
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if outputs is None:
+            micro_batch, note = _halve(micro_batches[done], rows, fold, micro_batch, precision.device)
+            if notes is not None:
+                notes.append(note)
     predictions = np.empty((len(numbers), task.outputs))
     predictions[plan.rows] = torch.cat(outputs).cpu().numpy()
     if not np.isfinite(predictions).all():

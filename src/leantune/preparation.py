@@ -29,7 +29,7 @@ from leantune.truncation import Sequences, discover_template, truncate
 
 # Positions (rows x padded length) that are computed at once where micro_batch is auto. On a CPU few of them stay in the
 # cache and pad less (benchmarks/micro_batch.py); a GPU wants all that fits.
-AUTO_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
+AUTO_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leantune.checkpoint import SavedState
+from leantune.embedding import whole_embedding
 from leantune.errors import RunFolderError
 from leantune.model import Encoder
 from leantune.precision import Precision
@@ -124,7 +125,9 @@ def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> Non
 def weights_digest(encoder: Encoder) -> str:
     """SHA-256 (hexadecimal) over the weights of a model that was just loaded, without those drawn at random."""
     digest = hashlib.sha256()
-    for name, tensor in weights_of(encoder.model).items():
+    with whole_embedding(encoder.model):  # rows that no text uses are saved with the model, too
+        weights = weights_of(encoder.model)
+    for name, tensor in weights.items():
         if name not in encoder.new_weights:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]

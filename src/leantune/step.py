@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from leantune.batch import Batch
+from leantune.device import is_out_of_memory
 from leantune.model import Encoder
 from leantune.precision import Precision
 from leantune.task import Task
@@ -24,6 +25,15 @@ class StepResult:
     """True where fp16 overflowed: the weights are untouched."""
 
 
+class DoesNotFitError(Exception):
+    """A device had no memory for a micro-batch; its gradients so far are of no use."""
+
+    def __init__(self, micro_batch: int) -> None:
+        super().__init__(micro_batch)
+        self.micro_batch = micro_batch
+        """Which of the step's, from 0."""
+
+
 def accumulate_gradients(
     encoder: Encoder, batches: Iterable[Batch], *, total_weight: float, task: Task, precision: Precision
 ) -> Tensor:
@@ -31,14 +41,22 @@ def accumulate_gradients(
 
     `total_weight` is the weight of all rows of the step, known before the first forward pass. Each micro-batch adds its
     *sum* of losses divided by it, so that the total is the gradient of one big batch, however uneven the cut. (Dividing
-    each micro-batch's mean by their number, as is usual, is wrong as soon as they differ in size.)
+    each micro-batch's mean by their number, as is usual, is wrong as soon as they differ in size.) Raises
+    `DoesNotFitError`.
     """
     loss = torch.zeros((), device=precision.device)
-    with precision.compute():
-        for batch in batches:
-            part = task.loss_sum(encoder.logits(batch), batch.targets, batch.weights) / total_weight
-            (part if precision.scaler is None else precision.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
+    done = 0
+    try:
+        with precision.compute():
+            for batch in batches:
+                part = task.loss_sum(encoder.logits(batch), batch.targets, batch.weights) / total_weight
+                (part if precision.scaler is None else precision.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
+                loss += part.detach()
+                done += 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DoesNotFitError(done) from None
     for parameter in encoder.model.parameters():
         if parameter.grad is not None and parameter.grad.is_sparse:  # rows of the embedding, on a CPU
             parameter.grad = parameter.grad.to_dense()
@@ -90,7 +108,7 @@ def optimizer_step(
     learning_rate: float,
     clip_norm: float | None,
 ) -> StepResult:
-    """Learn from one step's rows."""
+    """Learn from one step's rows. Raises `DoesNotFitError`; then nothing was learned, and `grad` is to be cleared."""
     loss = accumulate_gradients(encoder, batches, total_weight=total_weight, task=task, precision=precision)
     norm, skipped = apply_gradients(
         list(encoder.model.parameters()),
