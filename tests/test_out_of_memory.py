@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from leantune.batch_plan import RowsPerMicroBatch, TokensPerMicroBatch
-from leantune.device import is_out_of_memory
-from leantune.errors import TrainingError
+from leantune.device import available_bytes, is_out_of_memory
+from leantune.errors import DeviceError, TrainingError
 from leantune.events import Evaluation, Note
 from leantune.loop import predict_rows
 from leantune.model import Encoder
-from small_runs import FP32, load_tiny, make_rows, make_task_of
+from small_runs import FP32, load_tiny, make_rows, make_task_of, run_all, tiny_config, write_table
 from test_loop import TEXTS, begin, make_fold, steps_of
 
 REGRESSION = make_task_of("regression")
@@ -124,3 +125,14 @@ def test_a_row_that_does_not_fit_alone_is_named(bert: Path) -> None:
         predict_rows(encoder, rows, fold, task=REGRESSION, precision=FP32)
     longest = max(fold.validation_rows, key=lambda row: rows.sequences.lengths[row])
     assert f"row {longest + 1}, with {rows.sequences.lengths[longest]} tokens" in str(raised.value)
+
+
+def test_a_model_that_cannot_be_trained_in_the_memory_there_is_is_refused(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2**20 < available_bytes() <= psutil.virtual_memory().total
+    config = tiny_config(write_table(tmp_path / "table.csv"), bert)
+    monkeypatch.setattr("leantune.preparation.available_bytes", lambda: 1000)
+    with pytest.raises(DeviceError, match=r"takes at least 0\.0 GiB of memory .* choose a smaller model"):
+        run_all(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import platform
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from leantune.errors import DeviceError
@@ -107,6 +108,21 @@ def give_back_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def available_bytes() -> int:
+    """Return how much memory of the system this process may still take: what is free, and within its container's limit.
+
+    The limit is that of Linux's control groups, version 2.
+    """
+    available: int = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such group, or not on Linux
+        return available
+    return min(available, int(limit) - used) if limit.isdecimal() else available
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:

@@ -13,8 +13,9 @@ import pyarrow as pa
 from leantune.batch import Rows
 from leantune.batch_plan import MicroBatch, Padding, RowsPerMicroBatch, TokensPerMicroBatch
 from leantune.config import Config
+from leantune.device import available_bytes
 from leantune.embedding import train_rows_in_use
-from leantune.errors import SettingsError, TableError
+from leantune.errors import DeviceError, SettingsError, TableError
 from leantune.events import Event, Note, Progress
 from leantune.folds import Folds, fold_table
 from leantune.loop import Batching
@@ -107,6 +108,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
 
     used = np.union1d(sequences.used_ids(encoder.vocabulary_size), [encoder.pad_id])
     train_rows_in_use(encoder.model, used)
+    if precision.device.type == "cpu":
+        _refuse_what_cannot_fit(encoder)
 
     def load_again() -> Encoder:
         again = load()
@@ -152,6 +155,21 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
             )
         ),
     ), encoder
+
+
+def _refuse_what_cannot_fit(encoder: Encoder) -> None:
+    """Refuse a model that training would need more memory for than there is: the system would kill the process.
+
+    A lower bound: a gradient and two moments for every weight. Activations come on top, but a lack of memory for these
+    can be met with smaller micro-batches.
+    """
+    needed = sum(3 * p.numel() * p.element_size() for p in encoder.model.parameters() if p.requires_grad)
+    available = available_bytes()
+    if needed > available:
+        raise DeviceError(
+            f"model.name: training {encoder.model.config.model_type} takes at least {needed / 2**30:.1f} GiB of memory "
+            f"for gradients and optimizer, and {available / 2**30:.1f} GiB are free; choose a smaller model"
+        )
 
 
 def _tokenize(table: Table, tokenizer: Any) -> Generator[Event, None, TokenizedTexts]:
