@@ -1,5 +1,6 @@
 """A lack of memory, injected at each micro-batch as the allocator's own error: the step is repeated in pieces."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from leantune.batch_plan import RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.clock import PhaseClock
 from leantune.device import available_bytes, is_out_of_memory
 from leantune.errors import DeviceError, TrainingError
 from leantune.events import Evaluation, Note
-from leantune.loop import predict_rows
+from leantune.loop import predict_rows, train_fold
 from leantune.model import Encoder
+from leantune.optim import make_optimizer
+from leantune.state import TrainState, pack_state
 from small_runs import FP32, load_tiny, make_rows, make_task_of, run_all, tiny_config, write_table
 from test_loop import TEXTS, begin, make_fold, steps_of
 
@@ -87,6 +91,27 @@ def test_halving_goes_on_until_it_fits_and_stays(bert: Path) -> None:
     assert max(tried[-20:]) <= 10
     assert len(steps_of(events)) == 10
     assert all(event.loss is not None for event in steps_of(events))
+
+
+def test_what_fitted_is_what_a_checkpoint_goes_on_with(bert: Path) -> None:
+    fold = make_fold(padding="none", micro_batch=RowsPerMicroBatch(rows=8))
+    encoder = load_tiny(bert, packed=True)
+    state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
+    rows = make_rows(bert, texts=TEXTS)
+    options: dict[str, Any] = {"task": REGRESSION, "precision": FP32, "clock": PhaseClock()}
+    with memory_for(encoder, 3):
+        training = train_fold(encoder, rows, fold, state, **options)
+        while state.step < 3:
+            next(training)
+        training.close()
+    _, plain = pack_state(state, encoder, FP32)
+    again = TrainState(optimizer=state.optimizer, **json.loads(json.dumps(plain["train"])))
+    with memory_for(encoder, 8) as tried:
+        training = train_fold(encoder, rows, fold, again, **options)
+        while again.step < 4:
+            next(training)
+        training.close()
+    assert tried == [2, 2, 2, 2]
 
 
 def test_dropout_draws_again_what_it_drew(bert: Path) -> None:

@@ -147,7 +147,6 @@ def train_fold(
         )
     clock.enter("train")
     plan: EpochPlan | None = None
-    micro_batch = fold.batching.micro_batch
     while True:
         if state.evaluated_step < state.step and fold.is_evaluated(state.step):
             notes: list[Note] = []
@@ -171,7 +170,7 @@ def train_fold(
             return
         epoch, index = divmod(state.step, fold.steps_per_epoch)
         if plan is None or index == 0:
-            plan = _plan(rows, fold, epoch, micro_batch)
+            plan = _plan(rows, fold, epoch, _micro_batch(fold, state))
         if not encoder.model.training:  # loaded, or just evaluated
             encoder.model.train()
         planned = plan.step(index)
@@ -193,7 +192,8 @@ def train_fold(
             yield from readings.take()
             raise
         if isinstance(result, np.ndarray):
-            micro_batch, note = _halve(result, rows, fold, micro_batch, precision.device)
+            smaller, note = _halve(result, rows, fold, _micro_batch(fold, state), precision.device)
+            state.smaller_micro_batch = smaller.model_dump()
             plan = None
             yield note
             continue
@@ -221,6 +221,17 @@ def _judge(value: float | None, metric: MetricName, state: TrainState) -> tuple[
     state.best_step, state.best_value = state.step, value
     text = f"{metric} is not defined on these validation rows: the first evaluation counts as best"
     return True, [Note(event="warning", about="evaluation", text=text)] if value is None else []
+
+
+def _micro_batch(fold: Fold, state: TrainState) -> MicroBatch:
+    """Return the limit of micro-batches, as it was set or as it had to become."""
+    match state.smaller_micro_batch:
+        case {"rows": rows}:
+            return RowsPerMicroBatch(rows=rows)
+        case {"tokens": tokens}:
+            return TokensPerMicroBatch(tokens=tokens)
+        case _:
+            return fold.batching.micro_batch
 
 
 def _attempt(
