@@ -167,3 +167,13 @@ def test_a_whole_run_trains_packed_rows_on_the_gpu(tmp_path: Path, tiny_encoder_
     assert metrics["padding_fraction"] == 0
     assert metrics["peak_device_bytes"] > 0
     assert np.isfinite(metrics["best"]["rmse"])
+
+
+def test_a_deterministic_run_repeats_itself_to_the_bit(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> None:
+    weights = []
+    for name in ("one", "other"):
+        table = write_table(tmp_path / f"{name}.csv")
+        config = tiny_config(table, tiny_encoder_dir("bert"), device="cuda", precision="auto", deterministic=True)
+        run_all(config, tmp_path / name)
+        weights.append((tmp_path / name / "fold_0" / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

@@ -20,6 +20,7 @@ from leantune.device import resolve_device
 from leantune.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.events import Evaluation, Note, RunEnd
 from leantune.precision import supported_precisions
+from leantune.run import run
 from leantune.scoring import compute_metrics
 from leantune.settings import Section
 from small_runs import LABELS, run_all, tiny_config, write_table
@@ -215,6 +216,19 @@ def test_the_same_settings_twice_give_identical_predictions_and_metrics(
     assert files[0].read_bytes() == files[1].read_bytes()
     weights = [tmp_path / name / "fold_0" / "model" / "model.safetensors" for name in ("a", "b")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_deterministic_algorithms_are_asked_for_during_the_run_only_and_change_nothing_on_a_cpu(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    files = []
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        for _ in run(tiny_config(data, bert, deterministic=wanted), folder):
+            assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert not torch.are_deterministic_algorithms_enabled()
+        files.append((folder / "fold_0" / "model" / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_the_effective_settings_repeat_the_run(data: Path, bert: Path, tmp_path: Path) -> None:

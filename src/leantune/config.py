@@ -38,6 +38,9 @@ class Config(Section):
     """The fold that validates; `all` trains one model a fold."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Draws the head, the dropout and the order of rows."""
+    deterministic: bool = False
+    """On a GPU, use only operations that repeat themselves to the bit, which is slower, and fail where there is none; a
+    CPU's always do."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 

@@ -3,6 +3,8 @@
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -90,6 +92,22 @@ def device_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return torch.mps.current_allocated_memory() if device.type == "mps" else None
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """During a block, where `wanted`, let torch use only operations that repeat themselves to the bit.
+
+    An operation that has no such form raises RuntimeError. To be entered before the first matrix product on a GPU.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or else cuBLAS may not repeat itself
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from leantune.clock import PhaseClock
 from leantune.config import Config, load_config
-from leantune.device import forget_peak, matrix_rate, resolve_device, synchronize
+from leantune.device import deterministic, forget_peak, matrix_rate, resolve_device, synchronize
 from leantune.display import Display
 from leantune.events import Event, Note, Resume, RunEnd
 from leantune.fold_run import FoldResult, read_result, run_fold
@@ -43,7 +43,11 @@ def run(
     `force` goes on although settings or data have changed. Raises `InputError` for what the user must change, before
     anything is written, `TrainingError` where training cannot go on, and `SavingError` where a file cannot be written.
     """
-    output = output.expanduser()
+    with deterministic(config.deterministic):
+        yield from _run(config, output.expanduser(), started_at=started_at, resume=resume, force=force)
+
+
+def _run(config: Config, output: Path, *, started_at: float | None, resume: bool, force: bool) -> Iterator[Event]:
     if resume:
         refuse_foreign(output)
         if (finished := finished_metrics(output, config)) is not None:
