@@ -42,6 +42,8 @@ class Group:
     """Where they begin in the packed row."""
     lengths: tuple[int, ...]
     """Tokens of each text, N of them."""
+    width: int
+    """Tokens of the longest text, or a few more: L."""
     gather: Tensor | None
     """[N x L]: which token of the packed row stands where, a text's first token where it is padded; None where all
     have L tokens, so that the packed row itself is [N, L]."""
@@ -49,9 +51,6 @@ class Group:
     """[tokens]: where each of the group's tokens stands in [N x L]; None as above."""
     padded: Tensor | None
     """[N, 1, 1, L] bool, true where there is no token; None as above."""
-
-    width: int
-    """Tokens of the longest text, L, or a little more."""
 
     @property
     def tokens(self) -> int:

@@ -26,7 +26,7 @@ from leantune.settings import Section
 IntArray = NDArray[np.int64]
 Order = Literal["random", "uniform_length"]
 Padding = int | Literal["longest", "none"]
-"""What the rows of a micro-batch are padded to: so many tokens, its longest row, or nothing (they are packed)."""
+"""What the rows of a micro-batch are padded to: so many tokens, its longest row, or none (they are packed)."""
 
 PACKED_MULTIPLE = 16
 """A packed row is filled up to a multiple of so many tokens: kernels are made anew for every length of a row, and on a
@@ -69,8 +69,8 @@ class BatchingSettings(Section):
 
     layout: Literal["auto", "fixed", "dynamic", "packed"] = "auto"
     """How rows lie in a micro-batch: all padded to the longest of the table (fixed), to the longest of the micro-batch
-    (dynamic), or one after the other in a single row without any padding (packed). Changes memory and time, not what is
-    learned. auto is packed where the architecture allows it, else dynamic."""
+    (dynamic), or one after the other in a single row with next to no padding (packed). Changes memory and time, not
+    what is learned. auto is packed where the architecture allows it, else dynamic."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

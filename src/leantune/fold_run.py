@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from leantune.checkpoint import SavedState, Timer, sha256_of
 from leantune.clock import Phase
+from leantune.embedding import whole_embedding
 from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, Note, TrainStep
 from leantune.loop import Fold, predict_rows, train_fold
 from leantune.model import Encoder, load_weights, save_model
@@ -135,7 +136,8 @@ class _Keeper:
         self.fold, self.session, self.folder = fold, session, folder
         self._encoder, self._tokenizer, self._precision = encoder, prepared.tokenizer, precision
         self.model_folder = folder.fold(fold.number) / "model"
-        self._model_bytes = 4 * sum(parameter.numel() for parameter in encoder.model.parameters())
+        with whole_embedding(encoder.model):  # as it is saved
+            self._model_bytes = 4 * sum(parameter.numel() for parameter in encoder.model.parameters())
         optimizer = make_optimizer(encoder.model, fold.optimizer)
         if saved is None:
             self.state, self.tally = TrainState(optimizer=optimizer), Tally()

@@ -242,7 +242,7 @@ def _notes(
     if config.precision == "auto":
         reason = f"this device computes {', '.join(supported_precisions(precision.device))}"
     yield Note(about="precision", text=f"{precision.name} on {precision.device} ({reason})")
-    layouts = {"fixed": "fixed padding", "dynamic": "dynamic padding", "packed": "packed rows without padding"}
+    layouts = {"fixed": "fixed padding", "dynamic": "dynamic padding", "packed": "packed rows"}
     layout = layouts[effective.batching.layout]
     if config.batching.layout == "auto" and encoder.pooling is None:
         layout += f" ({encoder.model.config.model_type} cannot take packed rows)"
