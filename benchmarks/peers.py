@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -208,8 +208,8 @@ def describe_variant(variant: dict[str, Any]) -> str:
     return ", ".join(filter(None, [*words, "torch.compile" if variant.get("compile") else ""]))
 
 
-def measure(workload: Workload, options: argparse.Namespace) -> tuple[list[dict[str, Result]], list[str]]:
-    """Run all rounds; return the results of each complete round by peer, and what is to be said about them."""
+def measure(workload: Workload, options: argparse.Namespace) -> Iterator[tuple[list[dict[str, Result]], list[str]]]:
+    """Run all rounds; yield after each the results of all so far by peer, and what is to be said about them."""
     began = time.monotonic()
     names = ["leantune", *(name for name in PEERS if name in options.peers and name != "leantune")]
     notes = []
@@ -220,7 +220,6 @@ def measure(workload: Workload, options: argparse.Namespace) -> tuple[list[dict[
     rounds: list[dict[str, Result]] = []
     for number in range(options.rounds):
         if rounds and time.monotonic() - began > 60 * options.most_minutes:
-            notes.append(f"{len(rounds)} of {options.rounds} rounds: the time was up")
             break
         results: dict[str, Result] = {}
         first = number % len(names)
@@ -239,7 +238,7 @@ def measure(workload: Workload, options: argparse.Namespace) -> tuple[list[dict[
             )
         names = [name for name in names if name in results]
         rounds.append(results)
-    return rounds, notes
+        yield rounds, notes
 
 
 def middle(values: Iterable[float]) -> str:
@@ -342,7 +341,7 @@ def make_page(
             "",
             make_table(rounds, workload.timed_steps),
             "",
-            f"Median of {len(rounds)} rounds, with the range.",
+            f"Median of {len(rounds)} rounds (of {options.rounds} asked for), with the range.",
             "",
             *(f"- {sentence}." for sentence in said),
             "",
@@ -354,13 +353,13 @@ def main() -> None:
     options = make_parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         workload = make_workload(options, Path(folder))
-        rounds, notes = measure(workload, options)
-    page = make_page(options, workload, rounds, notes)
+        for rounds, notes in measure(workload, options):  # written after each, so that who stops it loses one at most
+            page = make_page(options, workload, rounds, notes)
+            if options.output is not None:
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                options.output.write_text(page, encoding="utf-8")
+                options.output.with_suffix(".json").write_text(json.dumps(rounds, indent=1) + "\n", encoding="utf-8")
     print(page)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page, encoding="utf-8")
-        options.output.with_suffix(".json").write_text(json.dumps(rounds, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def attend_backward(
         d_value = torch.matmul((weights if kept is None else drop(weights, kept)).transpose(2, 3), d_out)
         d_weights = torch.matmul(d_out, value.transpose(2, 3))
         if kept is not None:
-            d_weights = drop(d_weights, kept)
+            drop(d_weights, kept, out=d_weights)
         d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
         if scale != 1.0:
             d_scores.mul_(scale)

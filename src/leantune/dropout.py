@@ -62,14 +62,16 @@ def _shift_right(x: Tensor, bits: int, out: Tensor) -> Tensor:
     return torch.bitwise_right_shift(x, bits, out=out).bitwise_and_(2 ** (64 - bits) - 1)
 
 
-def drop(x: Tensor, kept: Tensor) -> Tensor:
-    """Return `x` with zeros where `kept`, int16 of its shape, is 0.
+def drop(x: Tensor, kept: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return `x` with zeros where `kept`, int16 of its shape, is 0; written to `out`, which may be `x` itself.
 
     A product of bit patterns: PyTorch multiplies two types that differ many times more slowly than two that do not.
     """
-    if x.dtype.itemsize == 2:
-        return (x.view(torch.int16) * kept).view(x.dtype)
-    return (x.view(torch.int32) * kept.int()).view(x.dtype) if x.dtype.itemsize == 4 else x * kept
+    bits = {2: torch.int16, 4: torch.int32}.get(x.dtype.itemsize, x.dtype)
+    if out is None:
+        out = torch.empty_like(x)
+    torch.mul(x.view(bits), kept.to(bits), out=out.view(bits))
+    return out
 
 
 class BitDropout(nn.Dropout):

@@ -150,7 +150,7 @@ def _add_dropped(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Ten
     if dropout == 0:
         return x + change, None
     kept = draw_kept(change.shape, dropout)
-    return torch.add(x, drop(change, kept), alpha=kept_scale(dropout)), kept
+    return torch.add(x, drop(change, kept, out=change), alpha=kept_scale(dropout)), kept
 
 
 def _dropped_backward(grad: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
