@@ -12,7 +12,7 @@ READY_TO_BENCHMARK := .venv/.ready-to-benchmark
 demo: $(READY)  ## compare four ways to fine-tune a small encoder on the shipped data, offline
 	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
 
-test: $(READY)  ## all tests
+test: $(READY)  ## the tests, without the slow ones
 	$(BIN)/pytest -n 2
 
 faults: $(READY)  ## the tests that kill, cut and damage many times; minutes

@@ -5,6 +5,7 @@
 Times the first steps of an epoch of 32 rows each, the same in every layout, in turn: all layouts of a round follow each
 other, so that a drifting machine hurts all alike. Prints a table: median and range of seconds a step after the first
 round, the median over the rounds of the ratio to `dynamic`, and the share of computed positions that is padding.
+With `--profile`, one more round of the last layout is profiled: where its time goes, operation by operation.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from leantune.batch import make_batch
 from leantune.batch_plan import plan_epoch
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--layouts", nargs="+", default=["fixed", "dynamic", "packed"])
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     runners = {layout: load(options, layout) for layout in options.layouts}
     for _ in range(options.rounds):
@@ -124,6 +128,11 @@ def main() -> None:
             f"| {layout} | {statistics.median(own):.3f} | {min(own):.3f} to {max(own):.3f} | {ratio} "
             f"| {runner.padding:.1%} |"
         )
+    if options.profile:
+        with torch.profiler.profile() as profile:
+            take_steps(runners[options.layouts[-1]], options.steps)
+        averages = profile.key_averages()
+        print(averages.table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=50))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_a_whole_run_trains_packed_rows_on_the_gpu(tmp_path: Path, tiny_encoder_
     table = write_table(tmp_path / "table.csv")
     config = tiny_config(table, tiny_encoder_dir("bert"), device=str(DEVICE), precision="auto", optimizer__epochs=5)
     metrics = run_all(config, tmp_path / "run")[-1].metrics["overall"]
-    assert metrics["padding_fraction"] == 0
+    assert metrics["padding_fraction"] < 0.1  # a row is filled up to a multiple of 16 tokens
     assert metrics["peak_device_bytes"] > 0
     assert np.isfinite(metrics["best"]["rmse"])
 

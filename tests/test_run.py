@@ -391,7 +391,9 @@ def test_the_layout_is_packed_where_the_architecture_can_be_and_the_run_says_so(
     data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, name: str, layout: str
 ) -> None:
     events = run_all(tiny_config(data, tiny_encoder_dir(name), optimizer={"max_steps": 2}), tmp_path / "run")
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batching"]["layout"] == layout
+    batching = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batching"]
+    assert batching["layout"] == layout
+    assert batching["micro_batch"] == {"tokens": {"packed": 2048, "dynamic": 1024}[layout]}
     (said,) = [event.text for event in events if isinstance(event, Note) and event.about == "batching"]
     assert ("packed rows," in said) == (layout == "packed")
     assert ("mpnet cannot take packed rows" in said) == (name == "mpnet")

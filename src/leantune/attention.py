@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from leantune.device import send
 from leantune.dropout import draw_kept, drop, kept_scale
 
 NAME = "leantune_packed"
@@ -88,9 +89,9 @@ def make_packing(lengths: list[int], device: torch.device) -> Packing:
         groups.append(_make_group(starts[begin], tuple(lengths[begin:end]), device))
         begin, padded = end, 0
     return Packing(
-        starts=torch.tensor(starts[:-1]).to(device),
-        lengths=torch.tensor(lengths).to(device),
-        text=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device),
+        starts=send(torch.tensor(starts[:-1]), device),
+        lengths=send(torch.tensor(lengths), device),
+        text=send(torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)), device),
         groups=tuple(groups),
         tokens=starts[-1],
     )
@@ -109,9 +110,9 @@ def _make_group(first: int, lengths: tuple[int, ...], device: torch.device) -> G
         first=first,
         lengths=lengths,
         width=width,
-        gather=gather.flatten().to(device),
-        scatter=there.flatten().nonzero().flatten().to(device),
-        padded=~there[:, None, None, :].to(device),
+        gather=send(gather.flatten(), device),
+        scatter=send(there.flatten().nonzero().flatten(), device),
+        padded=send(~there[:, None, None, :], device),
     )
 
 

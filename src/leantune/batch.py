@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leantune.attention import Packing, make_packing
 from leantune.batch_plan import Padding, padded_tokens
+from leantune.device import send
 from leantune.truncation import Sequences
 
 
@@ -50,9 +51,7 @@ def make_batch(rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: 
     targets = rows.targets[numbers]
 
     def tensor(array: NDArray[np.generic]) -> Tensor:
-        host = torch.from_numpy(array)
-        # Pinned memory lets the copy run beside the computation; without it every copy waits for the device.
-        return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+        return send(torch.from_numpy(array), device)
 
     of_rows = partial(
         Batch,

@@ -28,9 +28,12 @@ from leantune.task import Task, make_task
 from leantune.tokens import TokenizedTexts, check_tokenizer, load_tokenizer, tokenize, tokenizer_fingerprint
 from leantune.truncation import Sequences, discover_template, truncate
 
-# Positions (rows x padded length) that are computed at once where micro_batch is auto. On a CPU few of them stay in the
-# cache and pad less (benchmarks/micro_batch.py); a GPU wants all that fits.
-AUTO_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 16384}
+# Positions that are computed at once where micro_batch is auto. On a CPU few of them stay in the cache, and where rows
+# are padded fewer pad less (benchmarks/micro_batch.py, docs/design/0002-micro-batches.md); a GPU wants all that fits.
+AUTO_TOKENS = {
+    "packed": {"cpu": 2048, "mps": 8192, "cuda": 16384},
+    "padded": {"cpu": 1024, "mps": 8192, "cuda": 16384},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +204,12 @@ def _resolve_batching(
     layout = ("packed" if packs else "dynamic") if settings.layout == "auto" else settings.layout
     paddings: dict[str, Padding] = {"fixed": int(sequences.lengths.max()), "dynamic": "longest", "packed": "none"}
     limit = settings.micro_batch
+    if limit == "auto":
+        by_device = AUTO_TOKENS["packed" if layout == "packed" else "padded"]
+        limit = TokensPerMicroBatch(tokens=by_device[precision.device.type])
     return Batching(
         batch_size=settings.batch_size,
-        micro_batch=TokensPerMicroBatch(tokens=AUTO_TOKENS[precision.device.type]) if limit == "auto" else limit,
+        micro_batch=limit,
         order=settings.order,
         padding=paddings[layout],
     ), layout

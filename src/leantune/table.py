@@ -33,7 +33,7 @@ class DataSettings(Section):
     """Column of the texts, or two columns for pairs of texts."""
 
     target: _Columns = ()
-    """Column to predict; several for several numbers, or for labels of 0 and 1. Empty for a table to predict on."""
+    """Column to predict; several for several numbers, or for labels of 0 and 1."""
 
     id: str | None = None
     """Column that names each row, no two alike; null numbers the rows from 0."""
