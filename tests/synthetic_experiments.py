@@ -47,6 +47,7 @@ ENVIRONMENT: dict[str, Any] = {
     "code_revision": None,
     "data_sha256": "ab" * 32,
     "tokenizer_sha256": "cd" * 32,
+    "model_sha256": "12" * 32,
 }
 
 

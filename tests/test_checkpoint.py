@@ -1,5 +1,6 @@
 """Checkpoints: complete or not there, and every damage is noticed."""
 
+import os
 import resource
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 import leantune.fold_run
 import leantune.record
+import leantune.run
 from interruptions import cut_off, differing, outcome
 from leantune.checkpoint import (
     BYTES_PER_SECOND,
@@ -26,9 +28,11 @@ from leantune.checkpoint import (
 )
 from leantune.errors import RunFolderError, SavingError, TrainingError
 from leantune.events import Note
+from leantune.model import save_model
 from leantune.record import RunFolder
 from leantune.run import run
-from small_runs import run_all, tiny_config, write_table
+from leantune.tokens import load_tokenizer
+from small_runs import load_tiny, run_all, tiny_config, write_table
 
 TENSORS = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1.5), "half": torch.ones(3).bfloat16()},
@@ -261,9 +265,49 @@ def test_a_full_disk_at_any_other_file_is_one_error_too_and_the_run_goes_on_once
     assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
 
 
+def test_a_disk_that_is_full_when_a_run_goes_on_is_no_fault_of_the_folder(config: Any, tmp_path: Path) -> None:
+    cut_off(config, tmp_path / "run", 3)
+    events = (tmp_path / "run" / "events.jsonl").read_bytes()
+    with pytest.raises(SavingError, match="run: cannot be written: File too large; make room"):
+        limited(100, lambda: list(run(config, tmp_path / "run", resume=True)) and None)
+    assert (tmp_path / "run" / "events.jsonl").read_bytes() == events
+    assert not list((tmp_path / "run").glob(".events*"))
+
+
+def test_a_tokenizer_that_does_not_fit_is_told_as_any_other_file(
+    tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]
+) -> None:
+    """tokenizers' own writer raises an error without a type."""
+    folder = tiny_encoder_dir("bert")
+    encoder, tokenizer = load_tiny(folder), load_tokenizer(str(folder))
+    tokenizer.add_tokens([f"{number}{'x' * 500}" for number in range(2000)])
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    with pytest.raises(OSError, match="File too large"):
+        limited(2 * size, lambda: save_model(encoder, tokenizer, tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_results_are_on_the_disk_before_the_checkpoints_go(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should the power go a moment later, nothing is there to make them from again."""
+    synced: set[int] = set()
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino) or sync(descriptor))
+    before: list[set[int]] = []
+    remove = leantune.run.remove_checkpoints
+    monkeypatch.setattr(leantune.run, "remove_checkpoints", lambda *given: before.append(set(synced)) or remove(*given))
+    config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"keep": False})})
+    run_all(config, tmp_path / "run")
+    (synced_before,) = before
+    written = [path for path in (tmp_path / "run").rglob("*") if path.name != ".lock"]
+    assert len(written) > 8
+    assert [path for path in written if path.stat().st_ino not in synced_before] == []
+
+
 def command(folder: Path, config: Any, *more: str) -> list[str]:
     from leantune.config import dump_config  # noqa: PLC0415
-    from leantune.record import write_yaml  # noqa: PLC0415
+    from leantune.files import write_yaml  # noqa: PLC0415
 
     write_yaml(folder / "run.yaml", dump_config(config))
     return [sys.executable, "-m", "leantune", "train", "--config", "run.yaml", "--output", "run", "--resume", *more]

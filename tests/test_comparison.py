@@ -688,6 +688,11 @@ def fewer_training_rows(run: Path) -> None:
         (other_metrics(task="ranking"), "the task regression and ranking, expected one task"),
         (other_environment(data_sha256="ef" * 32), f"the data_sha256 {'ab' * 32} and {'ef' * 32}, expected one"),
         (
+            other_environment(model_sha256="ef" * 32),
+            f"the model_sha256 {'12' * 32} and {'ef' * 32} of one model.name, ",
+        ),
+        (other_environment(tokenizer_sha256="ef" * 32), f"the tokenizer_sha256 {'cd' * 32} and {'ef' * 32} of one "),
+        (
             other_device(name="Xeon"),
             "the device (type cpu, threads 2, name AMD EPYC) and (type cpu, threads 2, name Xeon), expected one device",
         ),

@@ -18,7 +18,7 @@ import pytest
 from interruptions import RowTrace, cut_off, differing, events_of, outcome, run_with_copies
 from leantune.checkpoint import read_newest
 from leantune.comparison.results import read_run
-from leantune.errors import RunFolderError, TrainingError
+from leantune.errors import RunFolderError, TableError, TrainingError
 from leantune.events import Evaluation, Note
 from leantune.run import run
 from small_runs import run_all, tiny_config, write_table
@@ -211,7 +211,6 @@ def test_an_unfinished_run_is_not_overwritten_without_resume(data: Path, bert: P
     [
         ({"seed": 1}, "seed: 0 in the run, 1 now"),
         ({"batching": {"batch_size": 4}}, "batching.batch_size: 8 in the run, 4 now"),
-        ({"batching": {"batch_size": 8, "micro_batch": {"rows": 2}}}, "batching.micro_batch.rows: null in the run, 2"),
         ({"optimizer": {"epochs": 3, "learning_rate": 2e-2}}, "optimizer.schedule: cosine in the run, linear now"),
         ({"folds__seed": 4}, "folds_sha256: "),
         ({"tokens__max_length": 30}, "tokens.max_length: 128 in the run, 30 now"),
@@ -280,11 +279,95 @@ def test_moved_data_another_machine_and_rarer_checkpoints_do_not_stop_a_run(
     cut_off(every_step(data, bert), tmp_path / "run", 1)
     data.rename(tmp_path / "moved.csv")
     monkeypatch.setattr("leantune.session.version", lambda name: "9.9" if name == "torch" else version(name))
-    changed = every_step(tmp_path / "moved.csv", bert, checkpoint={"every": "epoch"})
+    batching = {"batch_size": 8, "micro_batch": {"rows": 2}}
+    changed = every_step(tmp_path / "moved.csv", bert, checkpoint={"every": "epoch"}, batching=batching)
     events = run_all_resumed(changed, tmp_path / "run")
-    (said,) = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
-    assert said.startswith("versions.torch: ")
-    assert "9.9 now: the result may differ" in said
+    said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    assert all("the result may differ from an uninterrupted run's in its last digits" in text for text in said)
+    assert [text.partition(":")[0] for text in said if "null" not in text] == ["versions.torch"]
+    assert any(text.startswith("batching.micro_batch.rows: null in the run, 2 now") for text in said)
+
+
+def test_another_fold_than_the_runs_is_refused_and_its_checkpoints_stay(data: Path, bert: Path, tmp_path: Path) -> None:
+    cut_off(every_step(data, bert, fold=1), tmp_path / "run", 3)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for fold in (0, 3):
+        with pytest.raises(RunFolderError, match=rf"has checkpoints of fold 1, and fold {fold} would be trained"):
+            run_all_resumed(every_step(data, bert, fold=fold), tmp_path / "run", force=fold == 3)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    run_all_resumed(every_step(data, bert, fold=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["fold_scores.csv", "fold_7", "thesis"])
+def test_what_a_run_has_not_written_is_not_removed_when_it_begins_again(
+    data: Path, bert: Path, tmp_path: Path, name: str
+) -> None:
+    """A run that was killed before its first checkpoint, in whose folder somebody has put something."""
+    config = every_step(data, bert, checkpoint={"every": {"seconds": 1e6}})
+    with closing(run(config, tmp_path / "run")) as events:  # type: ignore[type-var]
+        next(event for event in events if isinstance(event, Evaluation))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(RunFolderError, match=f"found {name}, which is no run's"):
+        run_all_resumed(config, tmp_path / "run")
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_project_with_a_config_yaml_of_its_own_is_not_taken_for_a_run(data: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "fold_0").mkdir(parents=True)
+    for name in ("config.yaml", "fold_0/weights.bin"):
+        (tmp_path / "mine" / name).write_text("mine")
+    with pytest.raises(RunFolderError, match=r"found config\.yaml, expected the folder of a run"):
+        run_all_resumed(every_step(data, bert), tmp_path / "mine")
+    assert (tmp_path / "mine" / "fold_0" / "weights.bin").read_text() == "mine"
+
+
+def test_a_damaged_fold_does_not_cost_the_folds_after_it_without_a_word(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert, fold="all", folds__count=3, checkpoint={"every": "epoch", "keep": True})
+    run_all(config, tmp_path / "whole")
+    cut_off(config, tmp_path / "run", 5)  # two of each of two folds, which are trained, and one of the third
+    (tmp_path / "run" / "fold_0" / "checkpoint" / "step_00000008-finished" / "state.json").unlink()
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(RunFolderError, match=r"fold 0 is damaged, and folds 1, 2, .* --force") as caught:
+        run_all_resumed(config, tmp_path / "run")
+    assert "step_00000008-finished/state.json: damaged" in str(caught.value)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    events = run_all_resumed(config, tmp_path / "run", force=True)
+    said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    assert any("overridden by --force: fold 0 is damaged" in text for text in said)
+    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
+
+
+def test_force_goes_on_with_other_targets_but_not_with_other_tokens(data: Path, bert: Path, tmp_path: Path) -> None:
+    """Weights and moments are those of the tokens in use, in their order: among others they would mean other words."""
+    config = every_step(data, bert)
+    for name in ("targets", "tokens"):
+        cut_off(config, tmp_path / name, 3)
+    text = data.read_text(encoding="utf-8")
+    data.write_text(text[:-2] + "9\n", encoding="utf-8")
+    run_all_resumed(config, tmp_path / "targets", force=True)
+    word = re.findall(r"[a-z]+", text)[-1]
+    data.write_text(text.replace(word, "%"), encoding="utf-8")  # which is in no other text
+    with pytest.raises(RunFolderError, match="the texts use other tokens than they did"):
+        run_all_resumed(config, tmp_path / "tokens", force=True)
+
+
+def test_force_cannot_go_back_to_fewer_steps_than_are_done(data: Path, bert: Path, tmp_path: Path) -> None:
+    cut_off(every_step(data, bert), tmp_path / "run", 4)
+    shorter = every_step(data, bert, optimizer={"epochs": 2, "max_steps": 2})
+    with pytest.raises(RunFolderError, match="4 steps are done, and the run now ends after 2"):
+        run_all_resumed(shorter, tmp_path / "run", force=True)
+
+
+def test_a_finished_run_whose_table_is_gone_says_so(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert)
+    run_all(config, tmp_path / "run")
+    data.unlink()
+    with pytest.raises(TableError, match=r"train\.csv: there is no such file"):
+        run_all_resumed(config, tmp_path / "run")
 
 
 # Locks

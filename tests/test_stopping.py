@@ -16,7 +16,7 @@ from fork_server import Process, Server, serve
 from interruptions import differing, events_of, outcome
 from leantune.checkpoint import read_newest
 from leantune.config import dump_config
-from leantune.record import write_yaml
+from leantune.files import write_yaml
 from small_runs import run_all, tiny_config, write_table
 from tiny_encoders import make_texts
 
@@ -84,16 +84,19 @@ def test_a_signal_in_training_saves_and_the_run_goes_on_to_the_same_end(
     batching = {"batch_size": 8, "micro_batch": {"rows": 1}}
     config = write_config(tmp_path, bert, batching=batching, optimizer={"epochs": 16}, evaluation__every={"steps": 60})
     run_all(config, tmp_path / "whole")
-    for at_least, number in ((5, signal.SIGINT), (35, signal.SIGTERM)):
+    for at_least, number, times in ((5, signal.SIGINT, 1), (20, signal.SIGHUP, 1), (35, signal.SIGTERM, 2)):
         process = server.begin(*COMMAND, folder=tmp_path)
         wait_for(has_steps(tmp_path, at_least), process)
+        for _ in range(times - 1):  # a scheduler tells a process and its group
+            process.send(number)
+            time.sleep(0.01)
         stop(process, number)
         assert f"stopped by {number.name}" in (tmp_path / "said.txt").read_text()
         assert int(newest(tmp_path)[5:13]) >= at_least
     assert server.begin(*COMMAND, folder=tmp_path).wait() == 0
     assert "Traceback" not in (tmp_path / "said.txt").read_text()
     assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
-    assert len(events_of(tmp_path / "run", "resume")) == 2
+    assert len(events_of(tmp_path / "run", "resume")) == 3
 
 
 def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(server: Server, bert: Path, tmp_path: Path) -> None:

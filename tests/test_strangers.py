@@ -18,13 +18,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import leantune
+from interruptions import cut_off
 from leantune.comparison import compare_runs
 from leantune.config import load_config, read_yaml
 from leantune.errors import InputError, LeantuneError, ModelError, RunFolderError, SettingsError, TableError
+from leantune.files import write_text
 from leantune.model import ModelSettings, load_encoder, save_model
 from leantune.recipes import load_experiment, parse_experiment
-from leantune.record import note_formulas, write_folds, write_text
+from leantune.record import note_formulas, write_folds
 from leantune.report import rebuild_report
+from leantune.run import run
 from leantune.runner import _lock_of, run_experiment
 from leantune.table import DataSettings, read_table
 from leantune.tokens import load_tokenizer, tokenize
@@ -446,6 +449,23 @@ def test_a_link_in_a_folder_of_runs_is_replaced_and_not_followed(tmp_path: Path)
         rebuild_report(folder)
         assert mine.read_text() == "mine"
         assert not (folder / "report.html").is_symlink()
+
+
+def test_a_link_in_a_run_that_is_resumed_is_replaced_and_not_followed(
+    tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]
+) -> None:
+    config = tiny_config(
+        write_table(tmp_path / "train.csv"), tiny_encoder_dir("bert"), checkpoint={"every": {"steps": 1}}
+    )
+    cut_off(config, tmp_path / "run", 2)
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    links = [tmp_path / "run" / name for name in (".events.jsonl.tmp", "fold_0/.predictions.parquet.tmp")]
+    for link in links:
+        link.symlink_to(mine)
+    list(run(config, tmp_path / "run", resume=True))
+    assert mine.read_text() == "mine"
+    assert not any(link.is_symlink() for link in links)
 
 
 def test_a_file_is_written_though_its_temporary_file_was_left_behind(tmp_path: Path) -> None:

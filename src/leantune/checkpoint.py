@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leantune.errors import RunFolderError, SavingError, TrainingError
+from leantune.files import sync_folder
 from leantune.settings import Section
 
 FORMAT = 1
@@ -138,9 +139,9 @@ def write_checkpoint(
                 file.write(json.dumps(plain, allow_nan=False, separators=(",", ":")).encode())
             manifest[path] = file.entry()
         for inner in {(beside / path).parent for path in manifest}:
-            _sync_folder(inner)
+            sync_folder(inner)
         beside.rename(folder)
-        _sync_folder(place)
+        sync_folder(place)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         kept = [path.name for path in _complete(place)]
@@ -285,13 +286,3 @@ def _write_tensors(file: _File, tensors: Mapping[str, Tensor]) -> None:
             )
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         file.write(memoryview(flat.view(torch.uint8).numpy()))  # type: ignore[arg-type]
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # which has no such thing
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

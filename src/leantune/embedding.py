@@ -5,6 +5,7 @@ price of its gradient, two moments and an update, over and over. A multilingual 
 table of texts uses a few.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,7 @@ class RowsInUse(nn.Embedding):
         self.register_buffer("row_of", row_of, persistent=False)
         if whole.padding_idx is not None:
             self.padding_idx = int(row_of[whole.padding_idx])
-        self._used = rows
+        self.used = rows
         self._whole = [whole.cpu()]  # in a list: not a part of the model, which would train and save it
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as nn.Embedding has it
@@ -47,14 +48,14 @@ class RowsInUse(nn.Embedding):
         """Return the larger embedding, with these rows as they are now."""
         (whole,) = self._whole
         with torch.no_grad():
-            whole.weight[self._used.cpu()] = self.weight.cpu()
+            whole.weight[self.used.cpu()] = self.weight.cpu()
         return whole
 
     def take_over(self) -> None:
         """Take the rows in use from the larger embedding, as it is now."""
         (whole,) = self._whole
         with torch.no_grad():
-            self.weight.copy_(whole.weight[self._used.cpu()])
+            self.weight.copy_(whole.weight[self.used.cpu()])
 
 
 def train_rows_in_use(model: Any, used: NDArray[np.int64]) -> None:
@@ -63,6 +64,14 @@ def train_rows_in_use(model: Any, used: NDArray[np.int64]) -> None:
     The padding token must be among them.
     """
     model.set_input_embeddings(RowsInUse(model.get_input_embeddings(), used))
+
+
+def rows_digest(model: Any) -> str | None:
+    """SHA-256 (hexadecimal) of the numbers of the rows in use; None for a model that has them all."""
+    table = model.get_input_embeddings()
+    if not isinstance(table, RowsInUse):
+        return None
+    return hashlib.sha256(table.used.cpu().numpy().tobytes()).hexdigest()
 
 
 @contextmanager

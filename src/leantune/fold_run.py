@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from leantune.checkpoint import SavedState, Timer, sha256_of
 from leantune.clock import Phase
 from leantune.embedding import whole_embedding
+from leantune.errors import RunFolderError
 from leantune.events import Checkpoint, Evaluation, Event, FoldEnd, Note, TrainStep
+from leantune.files import saving
 from leantune.loop import Fold, predict_rows, train_fold
 from leantune.model import Encoder, load_weights, save_model
 from leantune.optim import make_optimizer
 from leantune.precision import Precision, make_precision
 from leantune.preparation import Prepared
-from leantune.record import RunFolder, saving
+from leantune.record import RunFolder
 from leantune.scoring import compute_metrics
 from leantune.session import Session
 from leantune.state import TrainState, load_tensors, pack_state, unpack_state, weights_of
@@ -145,6 +148,11 @@ class _Keeper:
         else:
             self._restore_best(saved)
             self.state = unpack_state(saved, encoder, optimizer, precision)
+            if self.state.step > fold.total_steps:  # forced
+                raise RunFolderError(
+                    f"{saved.path}: {self.state.step} steps are done, and the run now ends after {fold.total_steps}: "
+                    "--force cannot go back; give another --output"
+                )
             self.tally, self.began = Tally(**saved.state["tally"]), saved.state["began"]
         self._timer = Timer(fold.checkpoint, expected_bytes=4 * self._model_bytes)
 
@@ -194,7 +202,7 @@ class _Keeper:
             self._save_model()
 
     def _save_model(self) -> None:
-        with saving(self.model_folder, self._model_bytes):
+        with saving(self.model_folder, self._model_bytes, others=(SafetensorError,)):
             save_model(self._encoder, self._tokenizer, self.model_folder)
 
 
@@ -217,6 +225,7 @@ def _write_results(
         predictions=best,
         labels=task.labels,
     )
+    keeper.folder.sync_model(fold.number)
     seconds = {phase: clock.seconds(phase) - keeper.began[phase] for phase in PHASES}
     metrics = (
         scores

@@ -324,7 +324,12 @@ def save_model(encoder: Encoder, tokenizer: Any, folder: Path) -> None:
     # Under the names that the model has now, not those that an old checkpoint had: `load_weights` finds every one.
     with whole_embedding(encoder.model):
         encoder.model.save_pretrained(beside, save_original_format=False)
-    tokenizer.save_pretrained(beside)
+    try:
+        tokenizer.save_pretrained(beside)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from None  # what tokenizers' Rust part raises where the disk is full
     if folder.exists():
         folder.rename(before)
     beside.rename(folder)

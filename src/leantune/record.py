@@ -26,20 +26,28 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from leantune.errors import RunFolderError, SavingError
+from leantune.errors import RunFolderError
 from leantune.events import Recorded
-
-ESCAPE = "backslashreplace"
-"""What is done with bytes of a file name that are no UTF-8: they are written as JSON and YAML escape them."""
-
+from leantune.files import (
+    ESCAPE,
+    replacing,
+    saving,
+    strict_json,
+    sync_tree,
+    unwritable,
+    write_json,
+    write_text,
+    write_yaml,
+)
 
 LOCK = ".lock"
 """Held by the process that writes a run folder; the system frees it however that process ends."""
+
+FOLD = re.compile(r"fold_(\d+)")
+"""The folders of the folds."""
 
 
 def refuse_taken(path: Path) -> None:
@@ -56,7 +64,7 @@ def refuse_taken(path: Path) -> None:
 def refuse_foreign(path: Path) -> None:
     """Raise `RunFolderError` where `path` holds anything and is not the folder of a run."""
     names = sorted(inner.name for inner in path.iterdir() if inner.name != LOCK) if path.is_dir() else []
-    if (path.exists() and not path.is_dir()) or (names and not {"config.yaml", "events.jsonl"} & set(names)):
+    if (path.exists() and not path.is_dir()) or (names and "events.jsonl" not in names):  # a run's first file
         found = names[0] if names else "a file"
         raise RunFolderError(
             f"{path}: found {found}, expected the folder of a run to go on with; give another --output"
@@ -64,10 +72,18 @@ def refuse_foreign(path: Path) -> None:
 
 
 def clear_unfinished(path: Path) -> None:
-    """Remove what a run wrote that was interrupted before its first checkpoint."""
-    for name in ("config.yaml", "environment.json", "events.jsonl"):
+    """Remove what a run wrote that was interrupted before its first checkpoint.
+
+    Raises `RunFolderError`, and removes nothing, where there is anything that no run writes.
+    """
+    files = {"config.yaml", "environment.json", "events.jsonl"}
+    folds = [inner for inner in path.iterdir() if FOLD.fullmatch(inner.name) and not inner.is_symlink()]
+    for inner in path.iterdir():
+        if inner not in folds and inner.name not in files and not inner.name.startswith("."):
+            raise RunFolderError(f"{path}: found {inner.name}, which is no run's; move it, or give another --output")
+    for name in files:
         (path / name).unlink(missing_ok=True)
-    for fold in path.glob("fold_*"):
+    for fold in folds:
         shutil.rmtree(fold)
 
 
@@ -84,26 +100,13 @@ def hold(path: Path) -> Iterator[None]:
     except Timeout:
         raise RunFolderError(f"{path}: another process is training here; wait for it, or stop it") from None
     except OSError as error:
-        raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --output") from None
+        raise unwritable(path, error) from None
     try:
         yield
     finally:
         if (path / "metrics.json").is_file():
             (path / LOCK).unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def saving(path: Path, size: int) -> Iterator[None]:
-    """Turn an error of the system while `path`, of about `size` bytes, is written into a `SavingError`."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise SavingError(
-            f"{path}: cannot be written ({size:,} bytes): {why}; make room, then go on with --resume, or move the "
-            "folder away and begin again"
-        ) from None
 
 
 class RunFolder:
@@ -128,13 +131,12 @@ class RunFolder:
                         f"{events}: found {len(kept):,} bytes, expected at least the {go_on_at:,} that were there when "
                         "the run was saved: it cannot go on without its records; give another --output"
                     )
-                beside = path / ".events.jsonl.tmp"
-                beside.write_bytes(kept)
-                beside.replace(events)
+                with replacing(events) as beside, beside.open("xb") as file:
+                    file.write(kept)
             # A line at a time reaches the disk.
             self._events = events.open("a", encoding="utf-8", errors=ESCAPE, buffering=1)
         except OSError as error:
-            raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --output") from None
+            raise unwritable(path, error) from None
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +162,7 @@ class RunFolder:
         """Append one line to `events.jsonl`."""
         names = [field.name for field in dataclasses.fields(event) if field.name != "predictions"]
         fields = {"event": event.event, "time": time.time()} | {name: getattr(event, name) for name in names}
-        line = _json(fields) + "\n"
+        line = strict_json(fields) + "\n"
         with saving(self.path / "events.jsonl", len(line)):
             self._events.write(line)
 
@@ -197,12 +199,17 @@ class RunFolder:
         table = pa.table({"row": pa.array(rows), "id": ids, "target": pa.array(targets), "prediction": prediction})
         table = table.replace_schema_metadata({"labels": json.dumps(labels, ensure_ascii=False)})
         path = self.fold(fold) / "predictions.parquet"
-        with saving(path, table.nbytes):
-            pq.write_table(table, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").replace(path)
+        with saving(path, table.nbytes), replacing(path) as beside:
+            pq.write_table(table, beside)
+
+    def sync_model(self, fold: int) -> None:
+        """Wait until a fold's model is on the disk: what it could be made from again is about to be removed."""
+        with saving(self.fold(fold) / "model", 0):
+            sync_tree(self.fold(fold) / "model")
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`, which says that the run is finished."""
+        self.sync_events()
         write_json(self.path / "metrics.json", metrics)
 
 
@@ -240,19 +247,6 @@ def note_formulas(ids: pa.Array) -> list[str]:
     ]
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file at once; raises ValueError for a number that is not finite."""
-    write_text(path, _json(content, indent=2))
-
-
-def write_yaml(path: Path, content: dict[str, Any]) -> None:
-    """Write a YAML file at once."""
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML writes these as they are, and reads line breaks
-        text = yaml.safe_dump(content, sort_keys=False)
-    write_text(path, text)
-
-
 def code_revision() -> str | None:
     """Return the git commit of leantune's own source, `-dirty` if it was changed; None for an installed package."""
     here = Path(__file__)
@@ -268,20 +262,3 @@ def code_revision() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--match=")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _json(value: dict[str, Any], indent: int | None = None) -> str:
-    # Strict JSON: NaN is not in it, and a number that is not one must never reach a file.
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: a reader sees the old one or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.tmp")
-    text += "" if text.endswith("\n") else "\n"
-    content = text.encode("utf-8", errors=ESCAPE)
-    with saving(path, len(content)):
-        beside.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file elsewhere
-        with beside.open("xb") as file:
-            file.write(content)
-        beside.replace(path)

@@ -6,7 +6,7 @@
 4. `refuse_other`: changed rows, texts, weights or settings are refused, or listed where they are forced
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from leantune.checkpoint import SavedState, read_newest, remove_after, sha256_of
 from leantune.comparison.comparability import flatten
 from leantune.comparison.results import read_json
 from leantune.config import Config, dump_config, read_yaml
-from leantune.errors import RunFolderError
+from leantune.errors import RunFolderError, TableError
+from leantune.record import FOLD
 
-FREE = ("data.path", "device", "checkpoint.")
-"""Settings that may change: where the same bytes lie, where it runs, and how often it is saved."""
+FREE = ("data.path", "device", "checkpoint.", "batching.micro_batch")
+"""Settings that may change: where the same bytes lie, where it runs, how much at once, and how often it is saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,13 @@ def finished_metrics(folder: Path, config: Config) -> dict[str, Any] | None:
     """
     if not (folder / "metrics.json").is_file():
         return None
+    data = config.data.path.expanduser()
+    if not data.is_file():
+        raise TableError(f"{data}: there is no such file; whether the finished run in {folder} is of it cannot be told")
     asked = {name: value for name, value in _comparable(dump_config(config)).items() if value != "auto"}
     had = {name: value for name, value in _comparable(read_yaml(folder / "config.yaml")).items() if name in asked}
     before = had | {"data_sha256": read_json(folder / "environment.json").get("data_sha256")}
-    now = asked | {"data_sha256": sha256_of(config.data.path.expanduser())}
+    now = asked | {"data_sha256": sha256_of(data)}
     changes = list(differences(before, now))
     if changes:
         raise RunFolderError(_refusal(folder, changes, "it is finished; give another --output"))
@@ -65,23 +69,41 @@ def fingerprint(settings: Mapping[str, Any], environment: Mapping[str, Any]) -> 
     return {
         "settings": _comparable(settings),
         **{name: environment[name] for name in ("data_sha256", "tokenizer_sha256", "model_sha256", "folds_sha256")},
-        "machine": flatten({"versions": environment["versions"], "device": environment["device"]}),
+        "machine": flatten(
+            {
+                **{name: environment[name] for name in ("versions", "device")},
+                "batching": {"micro_batch": settings["batching"]["micro_batch"]},
+            }
+        ),
     }
 
 
-def find_progress(folder: Path, folds: Iterable[int]) -> Progress | None:
+def find_progress(folder: Path, folds: Sequence[int], *, force: bool = False) -> Progress | None:
     """Return what is done of the run in `folder`; None where there is no checkpoint.
 
-    Raises `RunFolderError` where a fold has checkpoints and none of them is whole.
+    Raises `RunFolderError` where a fold has checkpoints and none of them is whole, where there are checkpoints of folds
+    that are not asked for, and, unless forced, where folds that are trained would have to be trained again, since a
+    fold before them is damaged.
     """
     done: dict[int, SavedState] = {}
     latest: SavedState | None = None
     warnings: list[str] = []
-    for number in folds:
+    begun = _folds_with_checkpoints(folder)
+    if others := [number for number in begun if number not in folds]:
+        raise RunFolderError(
+            f"{folder}: has checkpoints of {_folds(others)}, and {_folds(folds)} would be trained now; give --fold as "
+            "the run has it (config.yaml), or another --output"
+        )
+    for place, number in enumerate(folds):
         saved, damaged = read_newest(checkpoint_place(folder, number))
         warnings += damaged
         latest = saved or latest
         if saved is None or "finished" not in saved.state:
+            if later := [other for other in folds[place + 1 :] if other in begun]:
+                what = f"fold {number} is damaged, and {_folds(later)}, trained after it, would be trained again"
+                if not force:
+                    raise RunFolderError("\n  ".join([f"{folder}: {what}; --force does so:", *damaged]))
+                warnings.append(f"overridden by --force: {what}")
             break
         done[number] = saved
     return None if latest is None else Progress(done=done, latest=latest, warnings=tuple(warnings))
@@ -94,6 +116,15 @@ def discard_later(folder: Path, progress: Progress, folds: Iterable[int]) -> Non
             progress.training if progress.latest.path.parent == checkpoint_place(folder, number) else None
         )
         remove_after(checkpoint_place(folder, number), None if used is None else used.path)
+
+
+def _folds_with_checkpoints(folder: Path) -> list[int]:
+    numbers = (int(found[1]) for path in folder.iterdir() if (found := FOLD.fullmatch(path.name)))
+    return sorted(number for number in numbers if any(checkpoint_place(folder, number).glob("step_*")))
+
+
+def _folds(numbers: Sequence[int]) -> str:
+    return f"fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def checkpoint_place(folder: Path, fold: int) -> Path:

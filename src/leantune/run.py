@@ -10,8 +10,9 @@ import numpy as np
 
 from leantune.clock import PhaseClock
 from leantune.config import Config, load_config
-from leantune.device import deterministic, forget_peak, matrix_rate, resolve_device, synchronize
+from leantune.device import deterministic, forget_peak, is_out_of_memory, matrix_rate, resolve_device, synchronize
 from leantune.display import Display
+from leantune.errors import DeviceError
 from leantune.events import Event, Note, Resume, RunEnd
 from leantune.fold_run import FoldResult, read_result, run_fold
 from leantune.precision import make_precision
@@ -43,8 +44,16 @@ def run(
     `force` goes on although settings or data have changed. Raises `InputError` for what the user must change, before
     anything is written, `TrainingError` where training cannot go on, and `SavingError` where a file cannot be written.
     """
-    with deterministic(config.deterministic):
-        yield from _run(config, output.expanduser(), started_at=started_at, resume=resume, force=force)
+    try:
+        with deterministic(config.deterministic):
+            yield from _run(config, output.expanduser(), started_at=started_at, resume=resume, force=force)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"device: no memory for the model and its optimizer ({str(error).splitlines()[0]}); close what else uses "
+            "it, or choose a smaller model.name"
+        ) from error
 
 
 def _run(config: Config, output: Path, *, started_at: float | None, resume: bool, force: bool) -> Iterator[Event]:
@@ -69,7 +78,7 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
         if resume and (finished := finished_metrics(output, config)) is not None:  # by another process, meanwhile
             yield from _tell_finished(output, finished, config)
             return
-        progress = find_progress(output, prepared.fold_numbers) if resume else None
+        progress = find_progress(output, prepared.fold_numbers, force=force) if resume else None
         notes: list[Note | Resume] = list(prepared.notes)
         if resume and progress is None:
             clear_unfinished(output)

@@ -34,10 +34,10 @@ from leantune.comparison.results import RunResult, read_json
 from leantune.device import device_key
 from leantune.errors import RunFolderError, SettingsError
 from leantune.events import ComparisonEvent, Plan, PlannedRecipe, RunDone, RunProgress, RunStart, Trial, Waiting
+from leantune.files import write_json, write_yaml
 from leantune.folds import fold_table
 from leantune.plain import parse_yaml
 from leantune.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
-from leantune.record import write_json, write_yaml
 
 TRIAL_STEPS = 4
 """Optimizer steps that a trial waits for; the first is left out, since it warms the machine up."""

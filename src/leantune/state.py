@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leantune.checkpoint import SavedState
-from leantune.embedding import whole_embedding
+from leantune.embedding import rows_digest, whole_embedding
 from leantune.errors import RunFolderError
 from leantune.model import Encoder
 from leantune.precision import Precision
@@ -55,6 +55,7 @@ def pack_state(
             "train": plain,
             "optimizer": numbers,
             "loss_scale": None if precision.scaler is None else precision.scaler.state_dict(),
+            "embedding_rows": rows_digest(encoder.model),
         },
     )
 
@@ -64,14 +65,16 @@ def unpack_state(
 ) -> TrainState:
     """Put a checkpoint back into the encoder, a fresh optimizer, the loss scaler and the random numbers.
 
-    Raises `RunFolderError` where it is of another model.
+    Raises `RunFolderError` where it is of another model, or of texts that use other tokens.
     """
     try:
+        if saved.state["embedding_rows"] != rows_digest(encoder.model):
+            raise ValueError("the texts use other tokens than they did")
         load_tensors(weights_of(encoder.model), saved.tensors("weights"))
     except ValueError as error:
         raise RunFolderError(
-            f"{saved.path}: {error}: it is of another model, with which --force cannot go on either; give another "
-            "--output"
+            f"{saved.path}: {error}: it is of another model, or of other texts, with which --force cannot go on "
+            "either; give another --output"
         ) from None
     parameters = dict(encoder.model.named_parameters())
     values: dict[Any, dict[str, Any]] = {}

@@ -1,12 +1,17 @@
-"""Stopping when the system or the user asks (SIGTERM, SIGINT): at once, or where work is going on, after it is saved.
+"""Stopping when the system or the user asks (SIGTERM, SIGINT, SIGHUP): at once, or where work goes on, when it is safe.
 
 The commands listen; a program that uses leantune as a library keeps its own handlers, and `check` never raises there.
 """
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+SAME_REQUEST_SECONDS = 5.0
+"""A signal that comes again so soon is the same request, unless it is Ctrl-C: schedulers signal a process and its
+group, and `compare` passes on what its run may have got already."""
 
 
 class Stopped(SystemExit):
@@ -19,15 +24,22 @@ class Stopped(SystemExit):
         """Raised wherever the process was, so that nothing that is going on can be saved."""
 
 
-_asked: int | None = None
+_asked: tuple[int, float] | None = None
+"""The signal that asked, and when."""
 _deferred = 0
 
 
 def listen() -> None:
-    """Raise `Stopped` where SIGINT or SIGTERM arrives, from now on; call it in the main thread."""
+    """Raise `Stopped` where SIGINT, SIGTERM or SIGHUP arrives, from now on; call it in the main thread.
+
+    SIGHUP comes where a terminal is closed; it stays ignored where `nohup` ignores it.
+    """
     global _asked, _deferred
     _asked, _deferred = None, 0
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         signal.signal(number, _handle)
 
 
@@ -46,11 +58,14 @@ def deferred() -> Iterator[None]:
 def check() -> None:
     """Raise `Stopped` where a signal has asked for it: called where everything that is going on can be saved."""
     if _asked is not None:
-        raise Stopped(_asked)
+        raise Stopped(_asked[0])
 
 
 def _handle(number: int, _: FrameType | None) -> None:
     global _asked
-    again, _asked = _asked is not None, number
+    before, _asked = _asked, (number, time.monotonic())
+    again = before is not None
+    if before is not None and number == before[0] != signal.SIGINT and _asked[1] - before[1] < SAME_REQUEST_SECONDS:
+        return
     if again or not _deferred:
         raise Stopped(number, at_once=True)

@@ -28,7 +28,7 @@ import pyarrow as pa
 from huggingface_hub import is_offline_mode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from leantune.errors import ModelError
+from leantune.errors import ModelError, SavingError
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,12 @@ def tokenize(
     # What is mapped outlives the folder; where that is not so (Windows), the folder stays behind in the temporary one.
     with tempfile.TemporaryDirectory(prefix="leantune-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / name
-        yield from _write(path, texts, tokenizer, rows_per_chunk)
+        try:
+            yield from _write(path, texts, tokenizer, rows_per_chunk)
+        except OSError as error:
+            raise SavingError(
+                f"{path}: tokens cannot be written: {error.strerror}; make room, then try again"
+            ) from None
         return _map(path)
 
 

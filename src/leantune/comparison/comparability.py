@@ -11,8 +11,8 @@ from leantune.errors import RunFolderError
 
 
 def check_comparable(runs: Sequence[RunResult]) -> None:
-    """Raise `RunFolderError`, naming both folders, where two runs differ in task, metric, device, data, or the rows or
-    targets that a fold validates on.
+    """Raise `RunFolderError`, naming both folders, where two runs differ in task, metric, device, data, pretrained
+    model, or the rows or targets that a fold validates on.
 
     A table may lie elsewhere, as long as its bytes are the same.
     """
@@ -46,7 +46,9 @@ def _first(runs: list[str]) -> str:
 
 
 def check_pair(one: RunResult, other: RunResult) -> None:
-    """Raise `RunFolderError`, naming both folders, where two runs differ in task, metric, device or data."""
+    """Raise `RunFolderError`, naming both folders, where two runs differ in task, metric, device or data, or
+    in what they found under the same name of a model.
+    """
     for what, a, b in (
         ("task", one.task, other.task),
         ("metric", one.metric, other.metric),
@@ -55,10 +57,20 @@ def check_pair(one: RunResult, other: RunResult) -> None:
     ):
         if a != b:
             raise _refusal(one, other, f"the {what} {a} and {b}", f"one {what}")
+    if _model(one) == _model(other):
+        for what in ("model_sha256", "tokenizer_sha256"):
+            a, b = one.environment.get(what), other.environment.get(what)
+            if a != b:
+                raise _refusal(one, other, f"the {what} {a} and {b} of one model.name", "one model")
     memory = [run.environment["device"].get("memory_bytes") for run in (one, other)]
     # The same card under another driver has a few megabytes more or less; twice the memory is another card.
     if all(isinstance(size, int) for size in memory) and not math.isclose(*memory, rel_tol=0.1):
         raise _refusal(one, other, f"devices with {memory[0]} and {memory[1]} bytes of memory", "one device")
+
+
+def _model(run: RunResult) -> tuple[str, str | None]:
+    """Name the pretrained model."""
+    return run.config["model"]["name"], run.config["model"].get("revision")
 
 
 def _device(run: RunResult) -> str:

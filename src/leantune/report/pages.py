@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult, compare_runs
 from leantune.errors import RunFolderError
-from leantune.record import write_text
+from leantune.files import write_text
 from leantune.report import drawing, figures
 from leantune.report.wording import (
     answer,
