@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from leantune.batch import make_batch
+from leantune.encoder_layer import berts_layers, count_unread_flops
 from leantune.optim import OptimizerSettings, make_optimizer
 from leantune.precision import Precision
 from small_runs import CPU, FP32, load_tiny, make_rows
@@ -34,6 +36,8 @@ def test_gradients_are_those_of_the_stock_layers_and_the_same_values_are_dropped
     folder = tiny_encoder_dir(name)
     rows, gradients = make_rows(folder, texts=TEXTS), []
     for encoder in load_both(folder, monkeypatch, dropout=dropout):
+        if dropout and (layers := berts_layers(encoder.model)) and "forward" in vars(layers[-1]):
+            layers[-1].forward.only_first = False  # it would draw fewer numbers than the stock layer
         encoder.model.train()
         for precision in (FP32, BF16):
             torch.manual_seed(0)
@@ -45,6 +49,35 @@ def test_gradients_are_those_of_the_stock_layers_and_the_same_values_are_dropped
     # 16 bits cost no more than they do under autocast.
     assert (fused_bf16 - stock).norm() < max(1.5 * (stock_bf16 - stock).norm(), 0.01 * stock.norm())
     assert (fused_bf16 - stock).norm() > 1e-4 * stock.norm()
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16])
+@pytest.mark.parametrize("name", BERTS)
+def test_the_last_layer_computes_what_is_read_and_nothing_else(
+    tiny_encoder_dir: Callable[[str], Path], name: str, precision: Precision
+) -> None:
+    """The head reads first tokens: the others' keys and values are all that counts of them."""
+    folder = tiny_encoder_dir(name)
+    encoder = load_tiny(folder, packed=True)
+    rows = make_rows(folder, texts=TEXTS)
+    last = berts_layers(encoder.model)[-1].forward
+    numbers = np.argsort(-rows.sequences.lengths)[:1]  # alone, so that no group is padded
+    batch = make_batch(rows, numbers, pad_id=encoder.pad_id, padding="none", device=CPU)
+    found = []
+    for only_first in (True, False):
+        last.only_first = only_first
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), precision.compute():
+            logits = encoder.logits(batch)
+        width = batch.packing.groups[0].width
+        found.append((logits, gradient_of(encoder, rows, PARTS, "none", precision), counter.get_total_flops()))
+    (logits, gradient, flops), (all_logits, all_gradient, all_flops) = found
+    bound = 1e-6 if precision is FP32 else 0.02
+    assert (logits - all_logits).abs().max() < bound * all_logits.abs().max()
+    assert (gradient - all_gradient).norm() < bound * all_gradient.norm()
+    length = batch.input_ids.numel()
+    assert length == width  # filled up like its attention
+    assert all_flops - flops == count_unread_flops(encoder.model, np.array([float(length)]))[0]
+    assert all_flops > flops > 0.5 * all_flops
 
 
 def test_the_stock_layer_is_gone_only_where_it_is_berts(tiny_encoder_dir: Callable[[str], Path]) -> None:

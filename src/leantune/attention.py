@@ -187,16 +187,17 @@ def _unpack_gradient(grad: Tensor, group: Group) -> Tensor:
 
 
 class Attended(NamedTuple):
-    """What the backward pass needs of one group."""
+    """What the backward pass needs of one group; Q is L, or 1 where only first tokens attend."""
 
     query: Tensor
+    """[N, H, Q, D]"""
     key: Tensor
     value: Tensor
     """[N, H, L, D] each."""
     weights: Tensor
-    """[N, H, L, L], before any is dropped."""
+    """[N, H, Q, L], before any is dropped."""
     kept: Tensor | None
-    """[N, H, L, L] int16, 1 or 0; None without dropout."""
+    """[N, H, Q, L] int16, 1 or 0; None without dropout."""
 
 
 def attend(
@@ -212,47 +213,98 @@ def attend(
     saved = []
     for group in packing.groups:
         query, key, value = _unpack(qkv, group)
-        scores = torch.matmul(query, key.transpose(2, 3))
-        if scale != 1.0:
-            scores.mul_(scale)
         hidden = _hidden(group, window, qkv.device)
-        if hidden is not None:  # added, since filling by a mask is several times slower
-            scores.add_(torch.zeros_like(hidden, dtype=qkv.dtype).masked_fill_(hidden, -math.inf))
-        weights = torch.softmax(scores, dim=-1)  # in 32 bits inside, whatever comes in and goes out
-        kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
-        out = torch.matmul(weights if kept is None else drop(weights, kept), value)
-        if kept is not None:
-            out.mul_(kept_scale(dropout))
+        out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout)
         result[group.first : group.first + group.tokens] = _pack(out[None], group)[:, 0]
-        saved.append(Attended(query, key, value, weights, kept))
+        saved.append(attended)
     return result, saved
 
 
 def attend_backward(
     grad: Tensor, saved: list[Attended], packing: Packing, *, scale: float = 1.0, dropout: float = 0.0
 ) -> Tensor:
-    """Return the gradient of `attend`'s `qkv`, [T, 3, H, D], from that of its result, `grad` [T, H, D].
+    """Return the gradient of `attend`'s `qkv`, [T, 3, H, D], from that of its result, `grad` [T, H, D]."""
+    result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
+    result[packing.tokens :] = 0
+    for group, attended in zip(packing.groups, saved, strict=True):
+        place = slice(group.first, group.first + group.tokens)
+        gradients = _attend_backward(_unpack_gradient(grad[place], group), attended, scale=scale, dropout=dropout)
+        result[place] = _pack(torch.stack(gradients), group)
+    return result
+
+
+def attend_first(
+    query: Tensor, key_value: Tensor, packing: Packing, *, dropout: float = 0.0
+) -> tuple[Tensor, list[Attended]]:
+    """Compute what `attend` does for the first token of each text only.
+
+    `query` [B, H, D], already scaled; `key_value` [T, 2, H, D]. Returns [B, H, D], and what `attend_first_backward`
+    needs.
+    """
+    result, saved, text = torch.empty_like(query), [], 0
+    for group in packing.groups:
+        texts = slice(text, text + len(group.lengths))
+        key, value = _unpack(key_value, group)
+        out, attended = _attend(query[texts, :, None], key, value, group.padded, scale=1.0, dropout=dropout)
+        result[texts] = out[:, :, 0]
+        saved.append(attended)
+        text = texts.stop
+    return result, saved
+
+
+def attend_first_backward(
+    grad: Tensor, saved: list[Attended], packing: Packing, *, tokens: int, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `attend_first`'s arguments, [B, H, D] and [T, 2, H, D], from that of its result.
+
+    `tokens` is T.
+    """
+    d_query, text = torch.empty_like(grad), 0
+    d_key_value = grad.new_empty(tokens, 2, *grad.shape[1:])
+    d_key_value[packing.tokens :] = 0
+    for group, attended in zip(packing.groups, saved, strict=True):
+        texts = slice(text, text + len(group.lengths))
+        d_first, *others = _attend_backward(grad[texts, :, None], attended, scale=1.0, dropout=dropout)
+        d_query[texts] = d_first[:, :, 0]
+        d_key_value[group.first : group.first + group.tokens] = _pack(torch.stack(others), group)
+        text = texts.stop
+    return d_query, d_key_value
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, scale: float, dropout: float
+) -> tuple[Tensor, Attended]:
+    """[N, H, Q, D], [N, H, L, D] twice -> [N, H, Q, D]; `hidden`: which keys a query does not see, as `_hidden`."""
+    scores = torch.matmul(query, key.transpose(2, 3))
+    if scale != 1.0:
+        scores.mul_(scale)
+    if hidden is not None:  # added, since filling by a mask is several times slower
+        scores.add_(torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(hidden, -math.inf))
+    weights = torch.softmax(scores, dim=-1)  # in 32 bits inside, whatever comes in and goes out
+    kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
+    out = torch.matmul(weights if kept is None else drop(weights, kept), value)
+    if kept is not None:
+        out.mul_(kept_scale(dropout))
+    return out, Attended(query, key, value, weights, kept)
+
+
+def _attend_backward(d_out: Tensor, saved: Attended, *, scale: float, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value.
 
     With P = softmax(S) and R = P x kept / (1 - p), so that O = R V: dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
     dS = P x (dP - rowsum(P x dP)), dQ = dS K scale, dK = dS' Q scale.
     """
-    result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
-    result[packing.tokens :] = 0
-    for group, (query, key, value, weights, kept) in zip(packing.groups, saved, strict=True):
-        place = slice(group.first, group.first + group.tokens)
-        d_out = _unpack_gradient(grad[place], group)
-        if kept is not None:
-            d_out = d_out * kept_scale(dropout)
-        d_value = torch.matmul((weights if kept is None else drop(weights, kept)).transpose(2, 3), d_out)
-        d_weights = torch.matmul(d_out, value.transpose(2, 3))
-        if kept is not None:
-            drop(d_weights, kept, out=d_weights)
-        d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-        if scale != 1.0:
-            d_scores.mul_(scale)
-        d_query, d_key = torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query)
-        result[place] = _pack(torch.stack((d_query, d_key, d_value)), group)
-    return result
+    query, key, value, weights, kept = saved
+    if kept is not None:
+        d_out = d_out * kept_scale(dropout)
+    d_value = torch.matmul((weights if kept is None else drop(weights, kept)).transpose(2, 3), d_out)
+    d_weights = torch.matmul(d_out, value.transpose(2, 3))
+    if kept is not None:
+        drop(d_weights, kept, out=d_weights)
+    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+    if scale != 1.0:
+        d_scores.mul_(scale)
+    return torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query), d_value
 
 
 class _CpuAttention(torch.autograd.Function):

@@ -2,6 +2,9 @@
 
     x [1, T, h]  ->  attention, dropout, + x, norm  ->  feed forward, dropout, + , norm  ->  [1, T, h]
 
+Of the last layer only the states of the texts' first tokens are read, so only these are computed: its keys and values
+are those of all tokens, everything else has B rows instead of T.
+
 Layer by layer a CPU spends half a step on what is not a matrix product: casts between 16 and 32 bits, copies,
 autograd's own work on hundreds of small operations. Here the matrix products are those of autocast, the residual stream
 and the norms stay in float32, and everything in between is done once (docs/design/0005-the-step-on-a-cpu.md).
@@ -10,12 +13,14 @@ and the norms stay in float32, and everything in between is done once (docs/desi
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from leantune.attention import Packing, attend, attend_backward, restore
+from leantune.attention import Packing, attend, attend_backward, attend_first, attend_first_backward, restore
 from leantune.dropout import draw_kept, drop, kept_scale
 
 NormGradients = tuple[Tensor, Tensor, Tensor]
@@ -39,7 +44,9 @@ class _Weights(NamedTuple):
 class PackedLayer:
     """Computes one layer of a model in place of the layer's own forward pass, wherever a packed row comes."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, *, only_first: bool) -> None:
+        self.only_first = only_first
+        """Whether nothing but the states of first tokens is read; those of all others are then 0."""
         attention, output = layer.attention.self, layer.attention.output
         self.heads: int = attention.num_attention_heads
         self.scale: float = attention.scaling
@@ -92,10 +99,17 @@ class _Layer(torch.autograd.Function):
         dropouts: list[float],
         *parameters: Tensor,
     ) -> Tensor:
-        dtype = w.qkv.dtype
+        dtype, tokens = w.qkv.dtype, len(x)
         x16 = x.to(dtype)
-        qkv = F.linear(x16, w.qkv, w.qkv_bias)
-        context, saved = attend(qkv.view(len(x), 3, layer.heads, -1), packing, dropout=dropouts[0])
+        if layer.only_first:
+            h = len(w.out)
+            query = F.linear(x16[packing.starts], w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
+            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
+            context, saved = attend_first(query, key_value, packing, dropout=dropouts[0])
+            x = x[packing.starts]
+        else:
+            qkv = F.linear(x16, w.qkv, w.qkv_bias)
+            context, saved = attend(qkv.view(tokens, 3, layer.heads, -1), packing, dropout=dropouts[0])
         context = context.flatten(1)
         first, kept_first = _add_dropped(x, F.linear(context, w.out, w.out_bias), dropouts[1])
         y, *moments_first = _norm(first, layer.norms[0])
@@ -111,15 +125,17 @@ class _Layer(torch.autograd.Function):
                 *chain.from_iterable(saved),
             )
             ctx.layer, ctx.packing, ctx.w, ctx.dropouts = layer, packing, w, dropouts
-        return result
+        return x.new_zeros(tokens, x.shape[1]).index_copy_(0, packing.starts, result) if layer.only_first else result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         tensors = ctx.saved_tensors  # taken once: where activations are computed again, a second time would be refused
         x16, context, first, kept_first, mean_first, scale_first = tensors[:6]
         y16, up, activated, second, kept_second, mean_second, scale_second = tensors[6:13]
-        layer, w, dropouts = ctx.layer, ctx.w, ctx.dropouts
+        layer, packing, w, dropouts = ctx.layer, ctx.packing, ctx.w, ctx.dropouts
         dtype = w.qkv.dtype
+        if layer.only_first:
+            grad = grad[packing.starts]
 
         d_second, *d_norm_second = _norm_backward(grad, second, mean_second, scale_second, layer.norms[1])
         d_down = _dropped_backward(d_second.to(dtype), kept_second, dropouts[2])
@@ -128,12 +144,24 @@ class _Layer(torch.autograd.Function):
 
         d_first, *d_norm_first = _norm_backward(d_y, first, mean_first, scale_first, layer.norms[0])
         d_out = _dropped_backward(d_first.to(dtype), kept_first, dropouts[1])
-        d_context = torch.mm(d_out, w.out).view(len(x16), layer.heads, -1)
-        d_qkv = attend_backward(d_context, restore(tensors[13:]), ctx.packing, dropout=dropouts[0]).flatten(1)
-        d_x = d_first + torch.mm(d_qkv, w.qkv)
-
-        d_query, d_key, d_value = torch.mm(d_qkv.t(), x16).float().chunk(3)
-        d_query_bias, d_key_bias, d_value_bias = d_qkv.sum(0).float().chunk(3)
+        d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
+        saved = restore(tensors[13:])
+        if layer.only_first:
+            h = len(w.out)
+            d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), dropout=dropouts[0])
+            d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
+            d_x = torch.mm(d_kv, w.qkv[h:]).float()
+            d_x.index_add_(0, packing.starts, d_first + torch.mm(d_q, w.qkv[:h]))
+            d_query, d_query_bias = _linear_gradients(d_q, x16[packing.starts])
+            d_key, d_value, d_key_bias, d_value_bias = chain.from_iterable(
+                gradient.chunk(2) for gradient in _linear_gradients(d_kv, x16)
+            )
+        else:
+            d_qkv = attend_backward(d_context, saved, packing, dropout=dropouts[0]).flatten(1)
+            d_x = d_first + torch.mm(d_qkv, w.qkv)
+            (d_query, d_key, d_value), (d_query_bias, d_key_bias, d_value_bias) = (
+                gradient.chunk(3) for gradient in _linear_gradients(d_qkv, x16)
+            )
         gradients = (
             *(d_query * layer.scale, d_query_bias * layer.scale, d_key, d_key_bias, d_value, d_value_bias),
             *_linear_gradients(d_out, context),
@@ -173,14 +201,38 @@ def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, norm: n
     return gradients
 
 
-def use_packed_layers(model: Any) -> bool:
-    """Let `PackedLayer` compute every encoder layer of a model, where they are BERT's; tell whether they are."""
-    layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
-    if layers is None or not all(_is_berts(layer) for layer in layers):
-        return False
-    for layer in layers:
-        layer.forward = PackedLayer(layer)
-    return True
+def use_packed_layers(model: Any) -> None:
+    """Let `PackedLayer` compute every encoder layer of a model whose layers are BERT's.
+
+    Of the last one the states of first tokens are computed only: `TextPooling` hands no others on.
+    """
+    for layer in (layers := berts_layers(model)):
+        layer.forward = PackedLayer(layer, only_first=layer is layers[-1])
+
+
+def berts_layers(model: Any) -> list[Any]:
+    """Return the encoder layers of a model, where they are BERT's; none where they are not."""
+    layers = list(getattr(getattr(model.base_model, "encoder", None), "layer", None) or [])
+    return layers if all(_is_berts(layer) for layer in layers) else []
+
+
+def count_unread_flops(model: Any, length: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count the floating-point operations of BERT's last layer, forward, whose results nobody reads: all of the tokens
+    after the first, but for their keys and values. 0 for other models. `length`: tokens of each text, [N].
+    """
+    layers = berts_layers(model)
+    if not layers:
+        return np.zeros_like(length)
+    attention = layers[-1].attention.self
+    matrices = (
+        attention.query,
+        layers[-1].attention.output.dense,
+        layers[-1].intermediate.dense,
+        layers[-1].output.dense,
+    )
+    weights = sum(linear.weight.numel() for linear in matrices)
+    unread: NDArray[np.float64] = 2 * (length - 1) * (weights + 2 * attention.query.out_features * length)
+    return unread
 
 
 def _is_berts(layer: Any) -> bool:

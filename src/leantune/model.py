@@ -24,7 +24,7 @@ from leantune.attention import Packing, make_packing
 from leantune.batch import Batch
 from leantune.dropout import use_bit_dropout
 from leantune.embedding import whole_embedding
-from leantune.encoder_layer import use_packed_layers
+from leantune.encoder_layer import count_unread_flops, use_packed_layers
 from leantune.errors import ModelError
 from leantune.settings import Section
 
@@ -407,8 +407,9 @@ def count_training_flops(model: Any) -> FlopCount:
     """Return a function from sequence lengths [N] to the floating-point operations of training on them once.
 
     Counted in the model's own forward pass at three lengths: operations are a quadratic in the length for every
-    encoder, also for those that share layers. The backward pass costs twice the forward pass. Padding is not counted:
-    these are the operations that cannot be avoided. (A local attention counts as a full one, as it is computed.)
+    encoder, also for those that share layers. The backward pass costs twice the forward pass. Padding is not counted,
+    nor what BERT's last layer computes for nothing: these are the operations that cannot be avoided. (A local attention
+    counts as a full one, as it is computed.)
     """
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # as matrix products: not every kernel is known to the counter
@@ -422,4 +423,9 @@ def count_training_flops(model: Any) -> FlopCount:
     lengths = np.array([16, 32, 64])
     quadratic = np.polyfit(lengths, [forward(int(n)) for n in lengths], 2)
     model.set_attn_implementation(attention)
-    return lambda n: float(3 * np.polyval(quadratic, n.astype(np.float64)).sum())
+
+    def count(n: NDArray[np.int32]) -> float:
+        length = n.astype(np.float64)
+        return float(3 * (np.polyval(quadratic, length) - count_unread_flops(model, length)).sum())
+
+    return count
