@@ -25,6 +25,7 @@ from leantune.optim import make_optimizer
 from leantune.precision import make_precision
 from leantune.preparation import Prepared, prepare
 from leantune.step import optimizer_step
+from workload import finish
 
 
 @dataclass
@@ -49,14 +50,10 @@ def load(options: argparse.Namespace, layout: str) -> Runner:
             "precision": options.precision,
         }
     )
-    preparing = prepare(config, make_precision(config.precision, resolve_device("auto")))
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as end:
-            prepared, encoder = end.value
-            encoder.model.train()
-            return Runner(prepared, encoder, make_optimizer(encoder.model, config.optimizer), [])
+    precision = make_precision(config.precision, resolve_device("auto"))
+    prepared, encoder = finish(prepare(config, precision))
+    encoder.model.train()
+    return Runner(prepared, encoder, make_optimizer(encoder.model, config.optimizer), [])
 
 
 def take_steps(runner: Runner, steps: int) -> None:

@@ -17,7 +17,7 @@ from leantune.optim import make_optimizer
 from leantune.precision import make_precision
 from leantune.preparation import prepare
 from leantune.state import TrainState
-from workload import Meter, Workload, run_peer, score
+from workload import Meter, Workload, finish, run_peer, score
 
 
 def train(workload: Workload, meter: Meter) -> dict[str, Any]:
@@ -47,13 +47,7 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
             "seed": workload.seed,
         }
     )
-    preparing = prepare(config, precision)
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as end:
-            prepared, encoder = end.value
-            break
+    prepared, encoder = finish(prepare(config, precision))
 
     steps: list[TrainStep] = []
     for rows, epochs in workload.spans():

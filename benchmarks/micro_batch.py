@@ -20,6 +20,7 @@ from leantune.optim import make_optimizer
 from leantune.precision import make_precision
 from leantune.preparation import prepare
 from leantune.step import optimizer_step
+from workload import finish
 
 
 def parse_limit(text: str) -> MicroBatch:
@@ -54,13 +55,7 @@ def main() -> None:
             "batching": {"layout": options.layout},
         }
     )
-    preparing = prepare(config, precision)
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as end:
-            prepared, encoder = end.value
-            break
+    prepared, encoder = finish(prepare(config, precision))
     rows: Rows = prepared.rows
     optimizer = make_optimizer(encoder.model, config.optimizer)
     encoder.model.train()

@@ -29,6 +29,7 @@ from leantune.precision import make_precision
 from leantune.preparation import prepare
 from leantune.state import TrainState, pack_state
 from leantune.step import accumulate_gradients, apply_gradients
+from workload import finish
 
 VARIANTS = ("rows in use", "all rows")
 
@@ -44,13 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
     )
     precision = make_precision("auto", device)
-    preparing = prepare(config, precision)
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as end:
-            prepared, encoder = end.value
-            break
+    prepared, encoder = finish(prepare(config, precision))
     rows, batching = prepared.rows, prepared.batching
     plan = plan_epoch(
         rows.sequences.lengths,

@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,15 @@ class Meter:
 
         # Not on the model itself: sentence-transformers calls its `forward` past all hooks.
         model.get_input_embeddings().register_forward_pre_hook(count)
+
+
+def finish(stage: Generator[Any, None, Any]) -> Any:
+    """Run a stage that tells of its progress to its end; return what it made."""
+    while True:
+        try:
+            next(stage)
+        except StopIteration as end:
+            return end.value
 
 
 def load_model(workload: Workload) -> tuple[Any, Any]:

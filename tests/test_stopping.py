@@ -14,6 +14,7 @@ import pytest
 
 from fork_server import Process, Server, serve
 from interruptions import differing, events_of, outcome
+from leantune import stopping
 from leantune.checkpoint import read_newest
 from leantune.config import dump_config
 from leantune.files import write_yaml
@@ -170,6 +171,19 @@ def test_a_second_signal_stops_at_once_and_the_terminal_is_left_in_order(
     assert said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l")  # and is shown again
     assert b"Traceback" not in said
     newest(tmp_path)  # whatever was being written
+
+
+def test_a_signal_that_keeps_coming_counts_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now)
+    monkeypatch.setattr(stopping, "_asked", None)
+    monkeypatch.setattr(stopping, "_deferred", 1)
+    for now in (0.0, 4.0):  # noqa: B007 - read by the clock
+        stopping._handle(signal.SIGTERM, None)
+    now = 8.0
+    with pytest.raises(stopping.Stopped) as caught:
+        stopping._handle(signal.SIGTERM, None)
+    assert caught.value.at_once
 
 
 def kill_while_saving(server: Server, folder: Path, moments: int) -> None:

@@ -341,25 +341,21 @@ def predict_rows(
     """
     numbers, micro_batch = fold.validation_rows, fold.batching.micro_batch
     encoder.model.eval()
-    outputs: list[Tensor] | None = None
-    while outputs is None:
+    while True:
         plan = plan_evaluation(rows.sequences.lengths[numbers], micro_batch=micro_batch, padding=fold.batching.padding)
         micro_batches = [numbers[micro] for micro in plan]
-        done = 0
+        outputs: list[Tensor] = []
         try:
             with torch.inference_mode(), precision.compute():
-                computed = []
                 for batch in _batches(encoder, rows, fold, micro_batches, precision.device):
-                    computed.append(task.predictions(encoder.logits(batch)))
-                    done += 1
-            outputs = computed
+                    outputs.append(task.predictions(encoder.logits(batch)))  # noqa: PERF401 - those until it fails
+            break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        if outputs is None:
-            micro_batch, note = _halve(micro_batches[done], rows, fold, micro_batch, precision.device)
-            if notes is not None:
-                notes.append(note)
+        micro_batch, note = _halve(micro_batches[len(outputs)], rows, fold, micro_batch, precision.device)
+        if notes is not None:
+            notes.append(note)
     predictions = np.empty((len(numbers), task.outputs))
     predictions[plan.rows] = torch.cat(outputs).cpu().numpy()
     if not np.isfinite(predictions).all():

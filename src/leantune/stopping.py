@@ -62,10 +62,10 @@ def check() -> None:
 
 
 def _handle(number: int, _: FrameType | None) -> None:
-    global _asked
-    before, _asked = _asked, (number, time.monotonic())
-    again = before is not None
-    if before is not None and number == before[0] != signal.SIGINT and _asked[1] - before[1] < SAME_REQUEST_SECONDS:
+    global _asked  # noqa: PLW0603
+    now, before = time.monotonic(), _asked
+    if before is not None and number == before[0] != signal.SIGINT and now - before[1] < SAME_REQUEST_SECONDS:
         return
-    if again or not _deferred:
+    _asked = number, now
+    if before is not None or not _deferred:
         raise Stopped(number, at_once=True)
