@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from leantune.checkpoint import LARGEST_SHARE, CheckpointSettings, read_checkpoint, write_checkpoint
-from leantune.model import ModelSettings, load_encoder, save_model
-from leantune.optim import OptimizerSettings, make_optimizer
-from leantune.precision import Precision
-from leantune.state import TrainState, pack_state, unpack_state, weights_digest
-from leantune.tokens import load_tokenizer
+from leantune.encoder.model import ModelSettings, load_encoder, save_model
+from leantune.tokens.tokens import load_tokenizer
+from leantune.training.checkpoint import LARGEST_SHARE, CheckpointSettings, read_checkpoint, write_checkpoint
+from leantune.training.optim import OptimizerSettings, make_optimizer
+from leantune.training.precision import Precision
+from leantune.training.state import TrainState, pack_state, unpack_state, weights_digest
 
 
 def main() -> None:

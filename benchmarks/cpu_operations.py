@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from leantune.dropout import draw_kept, drop
+from leantune.encoder.dropout import draw_kept, drop
 
 TEXTS, HEADS, TOKENS, HIDDEN = 5, 12, 205, 384
 

@@ -31,7 +31,7 @@ if ! "$PYTHON" -c 'import importlib.metadata as found; found.version("leantune")
     printf 'Metadata-Version: 2.1\nName: leantune\nVersion: 0\n' >"$WORK/site/leantune-0.dist-info/METADATA"
 fi
 export PYTHONPATH="$PWD/src:$WORK/site${PYTHONPATH:+:$PYTHONPATH}"
-"$PYTHON" -c 'import leantune.run, torch; print(torch.__version__, torch.cuda.is_available() and torch.cuda.get_device_name())' ||
+"$PYTHON" -c 'import leantune.runs.run, torch; print(torch.__version__, torch.cuda.is_available() and torch.cuda.get_device_name())' ||
     exit 1
 
 part() { [ "$PART" = all ] || [ "$PART" = "$1" ]; }

@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from leantune.batch import make_batch
-from leantune.batch_plan import plan_epoch
-from leantune.config import parse_config
-from leantune.device import resolve_device, synchronize
-from leantune.model import Encoder
-from leantune.optim import make_optimizer
-from leantune.precision import make_precision
-from leantune.preparation import Prepared, prepare
-from leantune.step import optimizer_step
+from leantune.batches.batch import make_batch
+from leantune.batches.plan import plan_epoch
+from leantune.encoder.model import Encoder
+from leantune.runs.config import parse_config
+from leantune.runs.preparation import Prepared, prepare
+from leantune.system.device import resolve_device, synchronize
+from leantune.training.optim import make_optimizer
+from leantune.training.precision import make_precision
+from leantune.training.step import optimizer_step
 from workload import finish
 
 

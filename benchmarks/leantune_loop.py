@@ -8,15 +8,15 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from leantune.clock import PhaseClock
-from leantune.config import parse_config
-from leantune.device import matrix_rate, resolve_device, synchronize
-from leantune.events import FoldStart, TrainStep
-from leantune.loop import Fold, train_fold
-from leantune.optim import make_optimizer
-from leantune.precision import make_precision
-from leantune.preparation import prepare
-from leantune.state import TrainState
+from leantune.runs.config import parse_config
+from leantune.runs.preparation import prepare
+from leantune.system.device import matrix_rate, resolve_device, synchronize
+from leantune.training.clock import PhaseClock
+from leantune.training.events import FoldStart, TrainStep
+from leantune.training.loop import Fold, train_fold
+from leantune.training.optim import make_optimizer
+from leantune.training.precision import make_precision
+from leantune.training.state import TrainState
 from workload import Meter, Workload, finish, run_peer, score
 
 

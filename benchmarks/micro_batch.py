@@ -4,7 +4,7 @@
 
 Every limit trains on the same steps of 32 rows, in turn, several rounds; the first round warms up. Prints the median
 and the range of seconds a step, and the share of computed positions that is padding. `AUTO_TOKENS` in
-`leantune.preparation` rests on it.
+`leantune.runs.preparation` rests on it.
 """
 
 import argparse
@@ -12,14 +12,14 @@ import statistics
 import time
 from pathlib import Path
 
-from leantune.batch import Rows, make_batch
-from leantune.batch_plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch, computed_tokens, plan_epoch
-from leantune.config import parse_config
-from leantune.device import resolve_device, synchronize
-from leantune.optim import make_optimizer
-from leantune.precision import make_precision
-from leantune.preparation import prepare
-from leantune.step import optimizer_step
+from leantune.batches.batch import Rows, make_batch
+from leantune.batches.plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch, computed_tokens, plan_epoch
+from leantune.runs.config import parse_config
+from leantune.runs.preparation import prepare
+from leantune.system.device import resolve_device, synchronize
+from leantune.training.optim import make_optimizer
+from leantune.training.precision import make_precision
+from leantune.training.step import optimizer_step
 from workload import finish
 
 

@@ -39,12 +39,12 @@ import numpy as np
 import psutil
 from transformers import AutoTokenizer
 
-from leantune.device import describe_device, resolve_device
-from leantune.model import model_path
-from leantune.precision import make_precision
-from leantune.record import code_revision
-from leantune.table import DataSettings, read_table
-from leantune.targets import parse_targets
+from leantune.encoder.model import model_path
+from leantune.runs.record import code_revision
+from leantune.system.device import describe_device, resolve_device
+from leantune.tables.table import DataSettings, read_table
+from leantune.tables.targets import parse_targets
+from leantune.training.precision import make_precision
 from workload import Workload
 
 HERE = Path(__file__).parent

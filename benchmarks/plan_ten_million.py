@@ -31,7 +31,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from leantune.batch_plan import (
+from leantune.batches.plan import (
     MicroBatch,
     Order,
     RowsPerMicroBatch,

@@ -18,17 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from leantune.batch import make_batch
-from leantune.batch_plan import plan_epoch
-from leantune.clock import peak_process_bytes
-from leantune.config import parse_config
-from leantune.device import resolve_device, synchronize
-from leantune.embedding import whole_embedding
-from leantune.optim import make_optimizer
-from leantune.precision import make_precision
-from leantune.preparation import prepare
-from leantune.state import TrainState, pack_state
-from leantune.step import accumulate_gradients, apply_gradients
+from leantune.batches.batch import make_batch
+from leantune.batches.plan import plan_epoch
+from leantune.encoder.embedding import whole_embedding
+from leantune.runs.config import parse_config
+from leantune.runs.preparation import prepare
+from leantune.system.device import resolve_device, synchronize
+from leantune.training.clock import peak_process_bytes
+from leantune.training.optim import make_optimizer
+from leantune.training.precision import make_precision
+from leantune.training.state import TrainState, pack_state
+from leantune.training.step import accumulate_gradients, apply_gradients
 from workload import finish
 
 VARIANTS = ("rows in use", "all rows")

@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from leantune.clock import peak_process_bytes, process_started_at
+from leantune.training.clock import peak_process_bytes, process_started_at
 
 # What the configurations of BERT's kind call their dropouts.
 DROPOUT_NAMES = (

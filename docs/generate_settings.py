@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from leantune.config import Config
-from leantune.settings import Section
+from leantune.runs.config import Config
+from leantune.system.settings import Section
 
 HEAD = """# Settings
 

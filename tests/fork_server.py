@@ -16,7 +16,7 @@ from pathlib import Path
 
 def _serve() -> None:
     import leantune.cli  # noqa: PLC0415
-    import leantune.run  # noqa: PLC0415
+    import leantune.runs.run  # noqa: PLC0415
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-import leantune.loop
-from leantune.batch import make_batch
-from leantune.config import Config
-from leantune.events import Checkpoint
-from leantune.run import run
+import leantune.training.loop
+from leantune.batches.batch import make_batch
+from leantune.runs.config import Config
+from leantune.runs.run import run
+from leantune.training.events import Checkpoint
 
 TIMES = ("time", "seconds", "tokens_per_second", "memory", "bytes", "utilization", "matrix_rate", "sessions")
 
@@ -29,7 +29,7 @@ class RowTrace:
                 self.rows.append(numbers.tolist())
             return make_batch(rows, numbers, **options)
 
-        monkeypatch.setattr(leantune.loop, "make_batch", watched)
+        monkeypatch.setattr(leantune.training.loop, "make_batch", watched)
 
     def take(self) -> list[list[int]]:
         taken, self.rows = self.rows, []

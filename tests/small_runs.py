@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from leantune.batch import Rows
-from leantune.config import Config, parse_config
-from leantune.model import Encoder, ModelSettings, load_encoder
-from leantune.precision import Precision
-from leantune.run import run
-from leantune.targets import TaskKind
-from leantune.task import Task
-from leantune.tokens import load_tokenizer, tokenize
-from leantune.truncation import TokenSettings, discover_template, truncate
+from leantune.batches.batch import Rows
+from leantune.encoder.model import Encoder, ModelSettings, load_encoder
+from leantune.runs.config import Config, parse_config
+from leantune.runs.run import run
+from leantune.tables.targets import TaskKind
+from leantune.tokens.tokens import load_tokenizer, tokenize
+from leantune.tokens.truncation import TokenSettings, discover_template, truncate
+from leantune.training.precision import Precision
+from leantune.training.task import Task
 from tiny_encoders import make_texts
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leantune.table import DataSettings, read_table
+from leantune.tables.table import DataSettings, read_table
 
 openpyxl = pytest.importorskip("openpyxl", reason="needs openpyxl (extra `dev`)")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from leantune import cli
-from leantune.example import free_folder
+from leantune.experiments.example import free_folder
 from small_runs import write_table
 from synthetic_experiments import write_example
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from leantune.attention import make_packing, packed_attention
-from leantune.batch import make_batch
-from leantune.model import Encoder, ModelSettings, load_encoder
-from leantune.precision import Precision, PrecisionName, supported_precisions
-from leantune.step import accumulate_gradients, optimizer_step
-from leantune.task import Task
+from leantune.batches.batch import make_batch
+from leantune.encoder.attention import make_packing, packed_attention
+from leantune.encoder.model import Encoder, ModelSettings, load_encoder
+from leantune.training.precision import Precision, PrecisionName, supported_precisions
+from leantune.training.step import accumulate_gradients, optimizer_step
+from leantune.training.task import Task
 from small_runs import make_rows, make_task_of, run_all, tiny_config, write_table
 from tiny_encoders import NAMES, make_texts
 

@@ -60,7 +60,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         leantune.tarin  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["leantune", "leantune.errors", "leantune.cli"])
+@pytest.mark.parametrize("module", ["leantune", "leantune.system.errors", "leantune.cli"])
 def test_help_waits_for_no_heavy_package(module):
     assert loaded_by(f"import {module}") == set()
 

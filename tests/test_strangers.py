@@ -20,17 +20,17 @@ from transformers import AutoModelForSequenceClassification
 import leantune
 from interruptions import cut_off
 from leantune.comparison import compare_runs
-from leantune.config import load_config, read_yaml
-from leantune.errors import InputError, LeantuneError, ModelError, RunFolderError, SettingsError, TableError
-from leantune.files import write_text
-from leantune.model import ModelSettings, load_encoder, save_model
-from leantune.recipes import load_experiment, parse_experiment
-from leantune.record import note_formulas, write_folds
+from leantune.encoder.model import ModelSettings, load_encoder, save_model
+from leantune.experiments.recipes import load_experiment, parse_experiment
+from leantune.experiments.runner import _lock_of, run_experiment
 from leantune.report import rebuild_report
-from leantune.run import run
-from leantune.runner import _lock_of, run_experiment
-from leantune.table import DataSettings, read_table
-from leantune.tokens import load_tokenizer, tokenize
+from leantune.runs.config import load_config, read_yaml
+from leantune.runs.record import note_formulas, write_folds
+from leantune.runs.run import run
+from leantune.system.errors import InputError, LeantuneError, ModelError, RunFolderError, SettingsError, TableError
+from leantune.system.files import write_text
+from leantune.tables.table import DataSettings, read_table
+from leantune.tokens.tokens import load_tokenizer, tokenize
 from small_runs import finish, run_all, tiny_config, write_table
 from synthetic_experiments import run_folder, write_experiment
 

@@ -3,24 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from leantune.errors import LeantuneError
+from leantune.system.errors import LeantuneError
 
 if TYPE_CHECKING:
     from leantune.comparison import Comparison
-    from leantune.experiment import compare, demo
-    from leantune.folds import Folds, assign_folds
-    from leantune.run import Run, train
+    from leantune.experiments.experiment import compare, demo
+    from leantune.runs.run import Run, train
+    from leantune.tables.folds import Folds, assign_folds
 
 __all__ = ["Comparison", "Folds", "LeantuneError", "Run", "assign_folds", "compare", "demo", "train"]
 
 _HOMES = {
     "Comparison": "comparison",
-    "Folds": "folds",
-    "Run": "run",
-    "assign_folds": "folds",
-    "compare": "experiment",
-    "demo": "experiment",
-    "train": "run",
+    "Folds": "tables.folds",
+    "Run": "runs.run",
+    "assign_folds": "tables.folds",
+    "compare": "experiments.experiment",
+    "demo": "experiments.experiment",
+    "train": "runs.run",
 }
 
 

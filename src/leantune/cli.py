@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from leantune.errors import LeantuneError, SettingsError
-from leantune.stopping import Stopped, listen
-from leantune.terminal import hold_standard_streams, say
+from leantune.system.errors import LeantuneError, SettingsError
+from leantune.system.stopping import Stopped, listen
+from leantune.system.terminal import hold_standard_streams, say
 
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
@@ -56,9 +56,9 @@ def train(
     group: Group = None,
 ) -> None:
     """Fine-tune an encoder on a table of texts, and measure it."""
-    from leantune.clock import process_started_at
-    from leantune.display import Display
-    from leantune.run import load_run_config, run
+    from leantune.runs.display import Display
+    from leantune.runs.run import load_run_config, run
+    from leantune.training.clock import process_started_at
 
     flags = {
         "data.path": data,
@@ -92,10 +92,10 @@ def folds(
     group: Group = None,
 ) -> None:
     """Deal the rows of a table into folds, and write id,fold."""
-    from leantune.folds import FoldSettings, fold_table
-    from leantune.record import note_formulas, write_folds
-    from leantune.settings import check
-    from leantune.table import DataSettings
+    from leantune.runs.record import note_formulas, write_folds
+    from leantune.system.settings import check
+    from leantune.tables.folds import FoldSettings, fold_table
+    from leantune.tables.table import DataSettings
 
     if not target:
         raise SettingsError("--target: name the column whose values the folds should share out")
@@ -127,7 +127,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare training recipes on the same rows, folds and seeds, with intervals."""
-    from leantune.experiment import compare as compare_recipes
+    from leantune.experiments.experiment import compare as compare_recipes
 
     compare_recipes(experiment, output=output, assignments=tuple(assign or ()))
     say(f"{output / 'report.html'}")
@@ -138,8 +138,8 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `leantune compare` wrote.")],
 ) -> None:
     """Rebuild a comparison's report from its run folders."""
-    from leantune.events import heard
     from leantune.report import rebuild_report, show_comparison
+    from leantune.training.events import heard
 
     for _ in heard([rebuild_report(folder)], show_comparison, "the display"):
         say(f"{folder / 'report.html'}")
@@ -152,8 +152,8 @@ def demo(
     ] = None,
 ) -> None:
     """Compare four ways to fine-tune a small encoder on shipped sentences, offline."""
-    from leantune.example import free_folder
-    from leantune.experiment import demo as compare_demo
+    from leantune.experiments.example import free_folder
+    from leantune.experiments.experiment import demo as compare_demo
 
     folder = output or free_folder(Path("leantune-demo"))
     compare_demo(folder)

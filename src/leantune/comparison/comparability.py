@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from leantune.comparison.results import RunResult
-from leantune.errors import RunFolderError
+from leantune.system.errors import RunFolderError
 
 
 def check_comparable(runs: Sequence[RunResult]) -> None:

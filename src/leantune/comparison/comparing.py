@@ -24,7 +24,7 @@ from leantune.comparison.effects import (
 from leantune.comparison.folder import Cell, Plan, read_cells, read_plan
 from leantune.comparison.paired import describe_method
 from leantune.comparison.results import RunResult
-from leantune.errors import RunFolderError
+from leantune.system.errors import RunFolderError
 
 NOT_A_CHANGE = ("seed", "fold", "data.path", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""

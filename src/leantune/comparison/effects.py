@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from leantune.comparison.paired import Estimate, holm, paired_estimate, ratio_estimate
 from leantune.comparison.results import RunResult, seconds_to_reach, value_at
-from leantune.metrics import CLASS_METRICS, LOWER_IS_BETTER, REGRESSION_METRICS
+from leantune.training.metrics import CLASS_METRICS, LOWER_IS_BETTER, REGRESSION_METRICS
 
 Verdict = Literal["better", "worse", "inconclusive"]
 MemoryOf = Literal["device", "process"]

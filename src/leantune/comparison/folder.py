@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leantune.comparison.results import RunResult, entry, read_json, read_run
-from leantune.errors import RunFolderError
+from leantune.system.errors import RunFolderError
 
 
 @dataclass(frozen=True, kw_only=True)

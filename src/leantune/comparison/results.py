@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from leantune.errors import RunFolderError
-from leantune.plain import parse_yaml
+from leantune.system.errors import RunFolderError
+from leantune.system.safe_yaml import parse_yaml
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from leantune.comparison import Comparison, Effect, RecipeResult
 from leantune.comparison.results import RunResult
-from leantune.display import duration
 from leantune.report.drawing import SLOTS, WIDTH, drawing, line_style, log_axis, marker
 from leantune.report.wording import MARKS, effect_text, shorten
+from leantune.runs.display import duration
 
 Floats = NDArray[np.float64]
 

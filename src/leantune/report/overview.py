@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from leantune.comparison import Comparison, RecipeResult
-from leantune.display import Terminal, countdown, duration, figure
-from leantune.events import ComparisonEvent, Plan, RunDone, RunProgress, RunStart, Trial, Waiting, heard
 from leantune.report.wording import effect_text, setting_text, value_text, verdict_text
-from leantune.terminal import printable
+from leantune.runs.display import Terminal, countdown, duration, figure
+from leantune.system.terminal import printable
+from leantune.training.events import ComparisonEvent, Plan, RunDone, RunProgress, RunStart, Trial, Waiting, heard
 
 SHOWN = ("quality_best", "train_seconds", "peak_bytes")
 """Measures that have a column in the terminal: as many as 80 columns hold."""

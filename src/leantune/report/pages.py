@@ -17,8 +17,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult, compare_runs
-from leantune.errors import RunFolderError
-from leantune.files import write_text
 from leantune.report import drawing, figures
 from leantune.report.wording import (
     answer,
@@ -31,6 +29,8 @@ from leantune.report.wording import (
     value_text,
     verdict_text,
 )
+from leantune.system.errors import RunFolderError
+from leantune.system.files import write_text
 
 MAIN = ("quality_best", "quality_last", "train_seconds", "peak_bytes")
 """Measures of the first table; all others stand in the second."""

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from leantune.comparison import Comparison, Effect, RecipeResult
 from leantune.comparison.paired import Estimate
-from leantune.display import duration, figure
+from leantune.runs.display import duration, figure
 
 MARKS = {"better": "▲", "worse": "▼", "inconclusive": "○"}
 """A shape for each verdict, so that no colour has to say it."""

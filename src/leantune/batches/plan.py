@@ -1,0 +1,299 @@
+"""Batch plan: which rows make which optimizer step, on which rank, in which micro-batch. Pure integers.
+
+    lengths [N] -> rows [N], cut three times:
+
+    1. rows are drawn in an order that depends on (seed, epoch)           order [N]
+    2. every `batch_size` of them make an optimizer step                  steps [S, B], and the incomplete last one
+    3. within a step they are sorted by length, longest first, and dealt
+       to the ranks like cards, back and forth                            S x W runs of rows
+    4. each run is cut into micro-batches that fit the memory             M micro-batches
+
+1 and 2 decide what is learned, and never look at micro-batches, layout or ranks; 3 and 4 decide what it costs, and
+never move a row to another step. `N` rows, `S` optimizer steps, `B` rows a step, `W` ranks, `M` micro-batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from leantune.system.settings import Section
+
+IntArray = NDArray[np.int64]
+Order = Literal["random", "uniform_length"]
+Padding = int | Literal["longest", "none"]
+"""What the rows of a micro-batch are padded to: so many tokens, its longest row, or none (they are packed)."""
+
+PACKED_MULTIPLE = 16
+"""A packed row is filled up to a multiple of so many tokens: kernels are made anew for every length of a row, and on a
+CPU that costs more than the few tokens do (docs/design/0005-the-step-on-a-cpu.md)."""
+
+STEPS_A_POOL = 50
+"""Optimizer steps whose rows `uniform_length` sorts together: more of them pad less, but vary less between epochs."""
+
+
+class RowsPerMicroBatch(Section):
+    """Micro-batches of at most so many rows."""
+
+    rows: int = Field(ge=1)
+    """Most rows that are computed at once."""
+
+
+class TokensPerMicroBatch(Section):
+    """Micro-batches of at most so many tokens, padding included; a longer row is alone."""
+
+    tokens: int = Field(ge=1)
+    """Most positions (rows x padded length) that are computed at once."""
+
+
+MicroBatch = RowsPerMicroBatch | TokensPerMicroBatch
+
+
+class BatchingSettings(Section):
+    """How rows become batches."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Rows an optimizer step, whatever the micro-batches, layout and number of processes."""
+
+    micro_batch: Literal["auto"] | MicroBatch = "auto"
+    """What is computed at once: `auto`, `{rows: 8}` or `{tokens: 4096}`. Changes memory and time, not
+    what is learned."""
+
+    order: Order = "random"
+    """Which rows share an optimizer step: any, or rows of like length. The latter pads less, but changes what is
+    learned: batches are less varied, and some trainings become unstable."""
+
+    layout: Literal["auto", "fixed", "dynamic", "packed"] = "auto"
+    """How rows lie in a micro-batch: all padded to the longest of the table (fixed), to the longest of the micro-batch
+    (dynamic), or one after the other in a single row with next to no padding (packed). Changes memory and time, not
+    what is learned. auto is packed where the architecture allows it, else dynamic."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatches:
+    """Rows cut into micro-batches: a sequence of int64 arrays, each with the numbers of its rows, longest first."""
+
+    rows: IntArray
+    """[N]: numbers of rows, micro-batch after micro-batch."""
+
+    offsets: IntArray
+    """[M + 1]: micro-batch `m` is `rows[offsets[m] : offsets[m + 1]]`; none is empty."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> IntArray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"micro-batch {index} of {len(self)}")
+        return self.rows[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[IntArray]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """One optimizer step, as one rank sees it."""
+
+    rows: IntArray
+    """Numbers of the step's rows on all ranks: what its loss is divided by. Their order means nothing."""
+
+    micro_batches: tuple[IntArray, ...]
+    """Numbers of this rank's rows, longest first; no micro-batch at all where the step has fewer rows than ranks."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EpochPlan:
+    """The optimizer steps of one epoch: a sequence, in compressed form."""
+
+    micro_batches: MicroBatches
+    """Of all steps and ranks: step after step, and in a step rank after rank."""
+
+    rank_offsets: IntArray
+    """[S x W + 1]: in step `s`, rank `r` has the micro-batches from `rank_offsets[s * W + r]` up to the next offset."""
+
+    world_size: int
+    """Number of ranks, W."""
+
+    def __len__(self) -> int:
+        return (len(self.rank_offsets) - 1) // self.world_size
+
+    def step(self, index: int, rank: int = 0) -> Step:
+        """Return step `index` (from 0) as `rank` sees it; IndexError if there is no such step or rank."""
+        if not (0 <= index < len(self) and 0 <= rank < self.world_size):
+            raise IndexError(f"step {index} of {len(self)}, rank {rank} of {self.world_size}")
+        bounds = self.rank_offsets[index * self.world_size : (index + 1) * self.world_size + 1]
+        first, last = self.micro_batches.offsets[bounds[[0, -1]]]
+        return Step(
+            rows=self.micro_batches.rows[first:last],
+            micro_batches=tuple(self.micro_batches[m] for m in range(bounds[rank], bounds[rank + 1])),
+        )
+
+    def steps(self, *, rank: int = 0, start: int = 0) -> Iterator[Step]:
+        """Iterate over the steps from `start` on, as `rank` sees them."""
+        return (self.step(index, rank) for index in range(start, len(self)))
+
+
+def plan_epoch(
+    lengths: NDArray[np.integer[Any]],
+    *,
+    batch_size: int,
+    micro_batch: MicroBatch,
+    order: Order,
+    padding: Padding,
+    seed: int,
+    epoch: int,
+    world_size: int = 1,
+) -> EpochPlan:
+    """Plan the optimizer steps of one epoch: a pure function of its arguments.
+
+    Every row is in exactly one step. A step has `batch_size` rows, the last one perhaps fewer; which rows share a step
+    depends on `batch_size`, `order`, `seed` and `epoch` (and on the lengths, for `uniform_length`), on nothing else.
+    Ranks get equally many rows of a step, give or take one, and about equally many tokens.
+
+    `lengths` are the rows' numbers of tokens, [N], at least 1. `padding` is what a micro-batch's rows are padded to.
+    `seed` and `epoch` are 0 to 2**32 - 1. Raises ValueError for a length below 1
+    or above a fixed `padding`, and for a seed or epoch out of range.
+    """
+    lengths = _checked(lengths, padding)
+    drawn = _draw(lengths, batch_size, order, _random(seed, epoch))
+    complete = len(drawn) // batch_size * batch_size
+    blocks = [drawn[:complete].reshape(-1, batch_size)]
+    if complete < len(drawn):
+        blocks.append(drawn[np.newaxis, complete:])
+    hands = [_deal(_longest_first(block, lengths), world_size) for block in blocks]
+    rows = np.concatenate([block.ravel() for block, _ in hands])
+    run_offsets = _offsets(np.concatenate([sizes.ravel() for _, sizes in hands]))
+    micro_batches = _cut(rows, run_offsets, lengths, micro_batch, padding)
+    return EpochPlan(
+        micro_batches=micro_batches,
+        rank_offsets=np.searchsorted(micro_batches.offsets, run_offsets).astype(np.int64, copy=False),
+        world_size=world_size,
+    )
+
+
+def plan_evaluation(lengths: NDArray[np.integer[Any]], *, micro_batch: MicroBatch, padding: Padding) -> MicroBatches:
+    """Plan one pass over all rows, the longest first, so that a lack of memory shows at once.
+
+    Results come in the order of `plan.rows`: `result[plan.rows] = computed` puts them back into the table's. Arguments
+    and errors as in `plan_epoch`.
+    """
+    lengths = _checked(lengths, padding)
+    rows = _longest_first(np.arange(len(lengths))[np.newaxis], lengths)[0]
+    return _cut(rows, _offsets(np.array([len(rows)])), lengths, micro_batch, padding)
+
+
+def padded_tokens(lengths: NDArray[np.integer[Any]], padding: Padding) -> int:
+    """Count the positions that one micro-batch computes, padding included; `lengths` are those of its rows, [n]."""
+    if padding == "none":
+        return -(-int(lengths.sum()) // PACKED_MULTIPLE) * PACKED_MULTIPLE
+    return len(lengths) * (int(lengths.max()) if padding == "longest" else padding)
+
+
+def computed_tokens(micro_batches: MicroBatches, lengths: NDArray[np.integer[Any]], *, padding: Padding) -> int:
+    """Count the positions that all micro-batches compute, padding included; `lengths` is [N], as in the plan."""
+    if padding == "none":
+        return sum(padded_tokens(lengths[rows], padding) for rows in micro_batches)
+    if padding != "longest":
+        return padded_tokens(lengths[micro_batches.rows], padding)
+    longest = micro_batches.rows[micro_batches.offsets[:-1]]
+    return int(np.diff(micro_batches.offsets) @ lengths[longest])
+
+
+def _checked(lengths: NDArray[np.integer[Any]], padding: Padding) -> IntArray:
+    """Return the lengths as int64, so that no sum or negation below can overflow."""
+    checked = lengths.astype(np.int64, copy=False)
+    if len(checked) == 0:
+        return checked
+    shortest, longest = int(checked.min()), int(checked.max())
+    if shortest < 1:
+        raise ValueError(f"a row of {shortest} tokens: every row needs at least one")
+    if isinstance(padding, int) and longest > padding:
+        raise ValueError(f"a row of {longest} tokens cannot be padded to {padding}")
+    return checked
+
+
+def _random(seed: int, epoch: int) -> np.random.RandomState:
+    """Return random numbers of their own for each epoch, the same in every version of numpy.
+
+    numpy has frozen the streams of RandomState, MT19937 and SeedSequence; those of `default_rng` may change.
+    """
+    if not (0 <= seed < 2**32 and 0 <= epoch < 2**32):  # beyond, SeedSequence takes some pairs for the same
+        raise ValueError(f"seed {seed}, epoch {epoch}: both must be 0 to {2**32 - 1}")
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, epoch))))
+
+
+def _draw(lengths: IntArray, batch_size: int, order: Order, random: np.random.RandomState) -> IntArray:
+    """Return all rows in the order in which they make steps, [N]: each `batch_size` of them are one."""
+    drawn = random.permutation(len(lengths)).astype(np.int64, copy=False)
+    if order == "random":
+        return drawn
+    # The incomplete step's rows are put aside before sorting: were they always the shortest or longest of a pool, such
+    # rows would weigh more than others, since there are fewer of them to share a step.
+    complete, rest = np.split(drawn, [len(drawn) // batch_size * batch_size])
+    pool_size = STEPS_A_POOL * batch_size
+    pools, last_pool = np.split(complete, [len(complete) // pool_size * pool_size])
+    pools = _longest_first(pools.reshape(-1, pool_size), lengths)
+    last_pool = _longest_first(last_pool[np.newaxis], lengths)
+    steps = np.concatenate([pools.ravel(), last_pool.ravel()]).reshape(-1, batch_size)
+    return np.concatenate([steps[random.permutation(len(steps))].ravel(), rest])
+
+
+def _longest_first(rows: IntArray, lengths: IntArray) -> IntArray:
+    """Sort each line of rows [G, n] by length; rows of equal length keep their order."""
+    order = np.argsort(-lengths[rows], axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1)
+
+
+def _deal(steps: IntArray, world_size: int) -> tuple[IntArray, IntArray]:
+    """Deal the rows of each step [S, B] to the ranks, back and forth: 0 1 2, 2 1 0, 0 1 2, ...
+
+    Returns the same rows rank after rank [S, B], still longest first in each, and how many each rank has [S, W].
+    """
+    step_count, step_size = steps.shape
+    turn, seat = np.divmod(np.arange(step_size), world_size)
+    rank = np.where(turn % 2 == 0, seat, world_size - 1 - seat)
+    sizes = np.bincount(rank, minlength=world_size)
+    return steps[:, np.argsort(rank, kind="stable")], np.broadcast_to(sizes, (step_count, world_size))
+
+
+def _cut(rows: IntArray, run_offsets: IntArray, lengths: IntArray, limit: MicroBatch, padding: Padding) -> MicroBatches:
+    """Cut runs of rows, each sorted longest first, into micro-batches as large as the limit allows."""
+    room = _room(lengths[rows], limit, padding)
+    starts = np.fromiter(_starts(room, run_offsets), dtype=np.int64)
+    return MicroBatches(rows=rows, offsets=np.append(starts, len(rows)))
+
+
+def _room(lengths: IntArray, limit: MicroBatch, padding: Padding) -> IntArray:
+    """Return how many rows fit into a micro-batch that begins with this one, its longest, [N], at least one."""
+    if isinstance(limit, RowsPerMicroBatch):
+        return np.full_like(lengths, limit.rows)
+    if padding == "none":
+        ends = np.cumsum(lengths)
+        last: IntArray = np.searchsorted(ends, ends - lengths + limit.tokens, side="right").astype(np.int64, copy=False)
+        fitting: IntArray = np.maximum(last - np.arange(len(lengths)), 1)
+        return fitting
+    padded = lengths if padding == "longest" else np.full_like(lengths, padding)
+    return np.maximum(limit.tokens // padded, 1)
+
+
+def _starts(room: IntArray, run_offsets: IntArray) -> Iterator[int]:
+    """Yield where micro-batches begin: a run's first row is its longest, so it says how many rows join it, and so on.
+
+    A plain loop, at 0.1 microseconds a micro-batch; memoryviews hand out Python's own integers.
+    """
+    room_at = room.data
+    for first, end in pairwise(run_offsets.data):
+        start = first
+        while start < end:
+            yield start
+            start += room_at[start]
+
+
+def _offsets(sizes: IntArray) -> IntArray:
+    """Return where runs of these sizes begin and end when laid one after the other, [len(sizes) + 1]."""
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64, copy=False)

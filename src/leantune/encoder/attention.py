@@ -1,0 +1,332 @@
+"""Attention for packed rows: texts stand in one row [1, T], and none sees another.
+
+    query, key, value [1, H, T, D]  ->  groups of texts of like length, padded inside attention only  ->  [1, T, H, D]
+
+`T` tokens of all texts, `H` heads, `D` head width; in a group `N` texts of at most `L` tokens.
+
+On a CPU the products, the softmax and the dropout are our own, forward and backward: PyTorch's kernel falls back to its
+slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's
+scaled dot product attention.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from leantune.encoder.dropout import draw_kept, drop, kept_scale
+from leantune.system.device import send
+
+NAME = "leantune_packed"
+"""What transformers calls this attention."""
+
+MOST_PADDED = {"cpu": 8192}
+"""Scores, a head, that a group may compute for nothing: another group costs about as much time as these, most of it in
+starting operations. A GPU computes many more in that time; there it is a guess."""
+
+WIDTHS = 16
+"""On a CPU, groups are as wide as a multiple of this: the first product of a shape costs a millisecond more than the
+next one, in which its kernel is made."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Consecutive texts of a packed row that are computed at once."""
+
+    first: int
+    """Where they begin in the packed row."""
+    lengths: tuple[int, ...]
+    """Tokens of each text, N of them."""
+    width: int
+    """Tokens of the longest text, or a few more: L."""
+    gather: Tensor | None
+    """[N x L]: which token of the packed row stands where, a text's first token where it is padded; None where all
+    have L tokens, so that the packed row itself is [N, L]."""
+    scatter: Tensor | None
+    """[tokens]: where each of the group's tokens stands in [N x L]; None as above."""
+    padded: Tensor | None
+    """[N, 1, 1, L] bool, true where there is no token; None as above."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its texts."""
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Packing:
+    """Where the texts of a packed row stand."""
+
+    starts: Tensor
+    """[B]: the place of each text's first token, on the device."""
+    lengths: Tensor
+    """[B]: tokens of each text, on the device."""
+    text: Tensor
+    """[T]: the number of the text that each token belongs to, on the device."""
+    groups: tuple[Group, ...]
+    tokens: int
+    """Tokens of all texts; what follows them in the row belongs to none."""
+
+
+def make_packing(lengths: list[int], device: torch.device) -> Packing:
+    """Plan the attention of texts that stand one after the other; `lengths` has B numbers, best the longest first."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    most = MOST_PADDED.get(device.type, 2**18)
+    groups, begin, padded = [], 0, 0
+    for end in range(1, len(lengths) + 1):
+        if end < len(lengths):
+            padded += abs(lengths[begin] ** 2 - lengths[end] ** 2)
+            if padded <= most:
+                continue
+        groups.append(_make_group(starts[begin], tuple(lengths[begin:end]), device))
+        begin, padded = end, 0
+    return Packing(
+        starts=send(torch.tensor(starts[:-1]), device),
+        lengths=send(torch.tensor(lengths), device),
+        text=send(torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)), device),
+        groups=tuple(groups),
+        tokens=starts[-1],
+    )
+
+
+def _make_group(first: int, lengths: tuple[int, ...], device: torch.device) -> Group:
+    width = -(-max(lengths) // WIDTHS) * WIDTHS if device.type == "cpu" else max(lengths)
+    if min(lengths) == width:
+        return Group(first=first, lengths=lengths, width=width, gather=None, scatter=None, padded=None)
+    count = torch.tensor(lengths)
+    column = torch.arange(width)
+    there = column < count[:, None]  # [N, L]
+    begin = first + count.cumsum(0) - count
+    gather = begin[:, None] + torch.where(there, column, 0)
+    return Group(
+        first=first,
+        lengths=lengths,
+        width=width,
+        gather=send(gather.flatten(), device),
+        scatter=send(there.flatten().nonzero().flatten(), device),
+        padded=send(~there[:, None, None, :], device),
+    )
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each text of a packed row; called by transformers' models, whose arguments these are.
+
+    `query`, `key`, `value`: [1, H, T, D]. `sliding_window`: a token sees those that are fewer than so many places away.
+    Returns [1, T, H, D].
+    """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    qkv = torch.stack([x[0].transpose(0, 1) for x in (query, key, value)], dim=1)
+    if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16):
+        own: Tensor = _CpuAttention.apply(qkv, packing, scale, dropout, sliding_window)  # type: ignore[no-untyped-call]
+        return own[None], None
+    parts = []
+    for group in packing.groups:
+        hidden = _hidden(group, sliding_window, query.device)
+        mask = None if hidden is None else ~hidden
+        q, k, v = _unpack(qkv, group)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        parts.append(_pack(attended[None], group)[:, 0])
+    parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
+    return torch.cat(parts)[None], None
+
+
+AttentionInterface.register(NAME, packed_attention)
+
+
+def _hidden(group: Group, window: int | None, device: torch.device) -> Tensor | None:
+    """Return which keys a query does not see, [N or 1, 1, L or 1, L]; None where it sees all."""
+    if window is None or group.width <= window:
+        return group.padded
+    place = torch.arange(group.width, device=device)
+    far = ((place[:, None] - place).abs() >= window)[None, None]
+    if group.padded is None:
+        return far
+    # What is padded sees all tokens, for nothing but padding within its window would make its weights NaN.
+    return (far & ~group.padded.transpose(2, 3)) | group.padded
+
+
+def _unpack(x: Tensor, group: Group) -> Tensor:
+    """[T, C, H, D] -> [C, N, H, L, D]; what is padded holds a copy of some token, which nobody must see."""
+    taken = x[group.first : group.first + group.tokens] if group.gather is None else x.index_select(0, group.gather)
+    return taken.view(len(group.lengths), group.width, *x.shape[1:]).permute(2, 0, 3, 1, 4).contiguous()
+
+
+def _pack(x: Tensor, group: Group) -> Tensor:
+    """[C, N, H, L, D] -> [tokens of the group, C, H, D]."""
+    flat = x.permute(1, 3, 0, 2, 4).flatten(0, 1)
+    return flat if group.scatter is None else flat.index_select(0, group.scatter)
+
+
+def _unpack_gradient(grad: Tensor, group: Group) -> Tensor:
+    """[tokens of the group, H, D] -> [N, H, L, D], zero where it is padded."""
+    count, width = len(group.lengths), group.width
+    if group.scatter is not None:
+        padded = grad.new_zeros(count * width, *grad.shape[1:])
+        grad = padded.index_copy_(0, group.scatter, grad)
+    return grad.reshape(count, width, *grad.shape[1:]).transpose(1, 2).contiguous()
+
+
+class Attended(NamedTuple):
+    """What the backward pass needs of one group; Q is L, or 1 where only first tokens attend."""
+
+    query: Tensor
+    """[N, H, Q, D]"""
+    key: Tensor
+    value: Tensor
+    """[N, H, L, D] each."""
+    weights: Tensor
+    """[N, H, Q, L], before any is dropped."""
+    kept: Tensor | None
+    """[N, H, Q, L] int16, 1 or 0; None without dropout."""
+
+
+def attend(
+    qkv: Tensor, packing: Packing, *, scale: float = 1.0, dropout: float = 0.0, window: int | None = None
+) -> tuple[Tensor, list[Attended]]:
+    """Compute softmax(q k' scale) v with dropped weights in each group, on a CPU.
+
+    `qkv` [T, 3, H, D]. Returns [T, H, D], and what `attend_backward` needs.
+    """
+    tokens, _, heads, width = qkv.shape
+    result = qkv.new_empty(tokens, heads, width)
+    result[packing.tokens :] = 0
+    saved = []
+    for group in packing.groups:
+        query, key, value = _unpack(qkv, group)
+        hidden = _hidden(group, window, qkv.device)
+        out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout)
+        result[group.first : group.first + group.tokens] = _pack(out[None], group)[:, 0]
+        saved.append(attended)
+    return result, saved
+
+
+def attend_backward(
+    grad: Tensor, saved: list[Attended], packing: Packing, *, scale: float = 1.0, dropout: float = 0.0
+) -> Tensor:
+    """Return the gradient of `attend`'s `qkv`, [T, 3, H, D], from that of its result, `grad` [T, H, D]."""
+    result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
+    result[packing.tokens :] = 0
+    for group, attended in zip(packing.groups, saved, strict=True):
+        place = slice(group.first, group.first + group.tokens)
+        gradients = _attend_backward(_unpack_gradient(grad[place], group), attended, scale=scale, dropout=dropout)
+        result[place] = _pack(torch.stack(gradients), group)
+    return result
+
+
+def attend_first(
+    query: Tensor, key_value: Tensor, packing: Packing, *, dropout: float = 0.0
+) -> tuple[Tensor, list[Attended]]:
+    """Compute what `attend` does for the first token of each text only.
+
+    `query` [B, H, D], already scaled; `key_value` [T, 2, H, D]. Returns [B, H, D], and what `attend_first_backward`
+    needs.
+    """
+    result, saved, text = torch.empty_like(query), [], 0
+    for group in packing.groups:
+        texts = slice(text, text + len(group.lengths))
+        key, value = _unpack(key_value, group)
+        out, attended = _attend(query[texts, :, None], key, value, group.padded, scale=1.0, dropout=dropout)
+        result[texts] = out[:, :, 0]
+        saved.append(attended)
+        text = texts.stop
+    return result, saved
+
+
+def attend_first_backward(
+    grad: Tensor, saved: list[Attended], packing: Packing, *, tokens: int, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `attend_first`'s arguments, [B, H, D] and [T, 2, H, D], from that of its result.
+
+    `tokens` is T.
+    """
+    d_query, text = torch.empty_like(grad), 0
+    d_key_value = grad.new_empty(tokens, 2, *grad.shape[1:])
+    d_key_value[packing.tokens :] = 0
+    for group, attended in zip(packing.groups, saved, strict=True):
+        texts = slice(text, text + len(group.lengths))
+        d_first, *others = _attend_backward(grad[texts, :, None], attended, scale=1.0, dropout=dropout)
+        d_query[texts] = d_first[:, :, 0]
+        d_key_value[group.first : group.first + group.tokens] = _pack(torch.stack(others), group)
+        text = texts.stop
+    return d_query, d_key_value
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, scale: float, dropout: float
+) -> tuple[Tensor, Attended]:
+    """[N, H, Q, D], [N, H, L, D] twice -> [N, H, Q, D]; `hidden`: which keys a query does not see, as `_hidden`."""
+    scores = torch.matmul(query, key.transpose(2, 3))
+    if scale != 1.0:
+        scores.mul_(scale)
+    if hidden is not None:  # added, since filling by a mask is several times slower
+        scores.add_(torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(hidden, -math.inf))
+    weights = torch.softmax(scores, dim=-1)  # in 32 bits inside, whatever comes in and goes out
+    kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
+    out = torch.matmul(weights if kept is None else drop(weights, kept), value)
+    if kept is not None:
+        out.mul_(kept_scale(dropout))
+    return out, Attended(query, key, value, weights, kept)
+
+
+def _attend_backward(d_out: Tensor, saved: Attended, *, scale: float, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value.
+
+    With P = softmax(S) and R = P x kept / (1 - p), so that O = R V: dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
+    dS = P x (dP - rowsum(P x dP)), dQ = dS K scale, dK = dS' Q scale.
+    """
+    query, key, value, weights, kept = saved
+    if kept is not None:
+        d_out = d_out * kept_scale(dropout)
+    d_value = torch.matmul((weights if kept is None else drop(weights, kept)).transpose(2, 3), d_out)
+    d_weights = torch.matmul(d_out, value.transpose(2, 3))
+    if kept is not None:
+        drop(d_weights, kept, out=d_weights)
+    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+    if scale != 1.0:
+        d_scores.mul_(scale)
+    return torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query), d_value
+
+
+class _CpuAttention(torch.autograd.Function):
+    """`attend` as autograd knows it."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd's functions take their arguments in order
+        ctx: Any, qkv: Tensor, packing: Packing, scale: float, dropout: float, window: int | None
+    ) -> Tensor:
+        result, saved = attend(qkv, packing, scale=scale, dropout=dropout, window=window)
+        ctx.save_for_backward(*chain.from_iterable(saved))
+        ctx.packing, ctx.scale, ctx.dropout = packing, scale, dropout
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = restore(ctx.saved_tensors)
+        d_qkv = attend_backward(grad, saved, ctx.packing, scale=ctx.scale, dropout=ctx.dropout)
+        return d_qkv, None, None, None, None
+
+
+def restore(tensors: Sequence[Any]) -> list[Attended]:
+    """Return what `attend` saved from its tensors, one after the other."""
+    size = len(Attended._fields)
+    return [Attended(*tensors[at : at + size]) for at in range(0, len(tensors), size)]

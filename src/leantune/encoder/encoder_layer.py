@@ -1,0 +1,249 @@
+"""BERT's encoder layer for packed rows on a CPU, forward and backward, as one autograd function.
+
+    x [1, T, h]  ->  attention, dropout, + x, norm  ->  feed forward, dropout, + , norm  ->  [1, T, h]
+
+Of the last layer only the states of the texts' first tokens are read, so only these are computed: its keys and values
+are those of all tokens, everything else has B rows instead of T.
+
+Layer by layer a CPU spends half a step on what is not a matrix product: casts between 16 and 32 bits, copies,
+autograd's own work on hundreds of small operations. Here the matrix products are those of autocast, the residual stream
+and the norms stay in float32, and everything in between is done once (docs/design/0005-the-step-on-a-cpu.md).
+"""
+
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+from leantune.encoder.attention import Packing, attend, attend_backward, attend_first, attend_first_backward, restore
+from leantune.encoder.dropout import draw_kept, drop, kept_scale
+
+NormGradients = tuple[Tensor, Tensor, Tensor]
+
+
+class _Weights(NamedTuple):
+    """Matrices and biases in the type that is computed in; the query's come with the scale of the scores."""
+
+    qkv: Tensor
+    """[3h, h]"""
+    qkv_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    up: Tensor
+    """[4h, h], or whatever the intermediate size is."""
+    up_bias: Tensor
+    down: Tensor
+    down_bias: Tensor
+
+
+class PackedLayer:
+    """Computes one layer of a model in place of the layer's own forward pass, wherever a packed row comes."""
+
+    def __init__(self, layer: Any, *, only_first: bool) -> None:
+        self.only_first = only_first
+        """Whether nothing but the states of first tokens is read; those of all others are then 0."""
+        attention, output = layer.attention.self, layer.attention.output
+        self.heads: int = attention.num_attention_heads
+        self.scale: float = attention.scaling
+        """What the query's weights are multiplied by, so that the scores need not be."""
+        self.norms: tuple[nn.LayerNorm, nn.LayerNorm] = (output.LayerNorm, layer.output.LayerNorm)
+        self._layer = layer
+        self._stock_forward = layer.forward
+        self._linears: tuple[nn.Linear, ...] = (
+            *(attention.query, attention.key, attention.value),
+            *(output.dense, layer.intermediate.dense, layer.output.dense),
+        )
+        self._dropouts: tuple[nn.Dropout, ...] = (attention.dropout, output.dropout, layer.output.dropout)
+        self._parameters = [p for module in (*self._linears, *self.norms) for p in (module.weight, module.bias)]
+        self._cast: _Weights | None = None
+        self._cast_of: tuple[object, ...] = ()
+
+    def __call__(self, hidden_states: Tensor, *arguments: Any, packing: Packing | None = None, **others: Any) -> Any:
+        """Return the layer's states, [1, T, h] for a packed row."""
+        if packing is None:
+            return self._stock_forward(hidden_states, *arguments, **others)
+        dropouts = [dropout.p if self._layer.training else 0.0 for dropout in self._dropouts]
+        fixed = (self, packing, self._weights(), dropouts)
+        computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *self._parameters)  # type: ignore[no-untyped-call]
+        return computed[None]
+
+    def _weights(self) -> _Weights:
+        """Return the weights in the type that autocast computes in, cast anew only after they have changed."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        of = (dtype, *((p.data_ptr(), p._version) for p in self._parameters))
+        if self._cast is None or of != self._cast_of:
+            query, key, value, *rest = self._linears
+            with torch.no_grad():
+                self._cast = _Weights(
+                    torch.cat((query.weight * self.scale, key.weight, value.weight)).to(dtype),
+                    torch.cat((query.bias * self.scale, key.bias, value.bias)).to(dtype),
+                    *(p.to(dtype) for linear in rest for p in (linear.weight, linear.bias)),
+                )
+            self._cast_of = of
+        return self._cast
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd's functions take their arguments in order
+        ctx: Any,
+        x: Tensor,
+        layer: PackedLayer,
+        packing: Packing,
+        w: _Weights,
+        dropouts: list[float],
+        *parameters: Tensor,
+    ) -> Tensor:
+        dtype, tokens = w.qkv.dtype, len(x)
+        x16 = x.to(dtype)
+        if layer.only_first:
+            h = len(w.out)
+            query = F.linear(x16[packing.starts], w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
+            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
+            context, saved = attend_first(query, key_value, packing, dropout=dropouts[0])
+            x = x[packing.starts]
+        else:
+            qkv = F.linear(x16, w.qkv, w.qkv_bias)
+            context, saved = attend(qkv.view(tokens, 3, layer.heads, -1), packing, dropout=dropouts[0])
+        context = context.flatten(1)
+        first, kept_first = _add_dropped(x, F.linear(context, w.out, w.out_bias), dropouts[1])
+        y, *moments_first = _norm(first, layer.norms[0])
+        y16 = y.to(dtype)
+        up = F.linear(y16, w.up, w.up_bias)
+        activated = F.gelu(up)
+        second, kept_second = _add_dropped(y, F.linear(activated, w.down, w.down_bias), dropouts[2])
+        result, *moments_second = _norm(second, layer.norms[1])
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(
+                *(x16, context, first, kept_first, *moments_first),
+                *(y16, up, activated, second, kept_second, *moments_second),
+                *chain.from_iterable(saved),
+            )
+            ctx.layer, ctx.packing, ctx.w, ctx.dropouts = layer, packing, w, dropouts
+        return x.new_zeros(tokens, x.shape[1]).index_copy_(0, packing.starts, result) if layer.only_first else result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        tensors = ctx.saved_tensors  # taken once: where activations are computed again, a second time would be refused
+        x16, context, first, kept_first, mean_first, scale_first = tensors[:6]
+        y16, up, activated, second, kept_second, mean_second, scale_second = tensors[6:13]
+        layer, packing, w, dropouts = ctx.layer, ctx.packing, ctx.w, ctx.dropouts
+        dtype = w.qkv.dtype
+        if layer.only_first:
+            grad = grad[packing.starts]
+
+        d_second, *d_norm_second = _norm_backward(grad, second, mean_second, scale_second, layer.norms[1])
+        d_down = _dropped_backward(d_second.to(dtype), kept_second, dropouts[2])
+        d_up = torch.ops.aten.gelu_backward(torch.mm(d_down, w.down), up)
+        d_y = d_second + torch.mm(d_up, w.up)
+
+        d_first, *d_norm_first = _norm_backward(d_y, first, mean_first, scale_first, layer.norms[0])
+        d_out = _dropped_backward(d_first.to(dtype), kept_first, dropouts[1])
+        d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
+        saved = restore(tensors[13:])
+        if layer.only_first:
+            h = len(w.out)
+            d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), dropout=dropouts[0])
+            d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
+            d_x = torch.mm(d_kv, w.qkv[h:]).float()
+            d_x.index_add_(0, packing.starts, d_first + torch.mm(d_q, w.qkv[:h]))
+            d_query, d_query_bias = _linear_gradients(d_q, x16[packing.starts])
+            d_key, d_value, d_key_bias, d_value_bias = chain.from_iterable(
+                gradient.chunk(2) for gradient in _linear_gradients(d_kv, x16)
+            )
+        else:
+            d_qkv = attend_backward(d_context, saved, packing, dropout=dropouts[0]).flatten(1)
+            d_x = d_first + torch.mm(d_qkv, w.qkv)
+            (d_query, d_key, d_value), (d_query_bias, d_key_bias, d_value_bias) = (
+                gradient.chunk(3) for gradient in _linear_gradients(d_qkv, x16)
+            )
+        gradients = (
+            *(d_query * layer.scale, d_query_bias * layer.scale, d_key, d_key_bias, d_value, d_value_bias),
+            *_linear_gradients(d_out, context),
+            *_linear_gradients(d_up, y16),
+            *_linear_gradients(d_down, activated),
+            *d_norm_first,
+            *d_norm_second,
+        )
+        return (d_x, None, None, None, None, *gradients)
+
+
+def _add_dropped(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+    """x + dropout(change), and which values were kept."""
+    if dropout == 0:
+        return x + change, None
+    kept = draw_kept(change.shape, dropout)
+    return torch.add(x, drop(change, kept, out=change), alpha=kept_scale(dropout)), kept
+
+
+def _dropped_backward(grad: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
+    return grad if kept is None else drop(grad, kept).mul_(kept_scale(dropout))
+
+
+def _linear_gradients(grad: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a matrix [out, in] and a bias [out], from [T, out] and [T, in]."""
+    return torch.mm(grad.t(), inputs).float(), grad.sum(0).float()
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.native_layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, norm: nn.LayerNorm) -> NormGradients:
+    gradients: NormGradients = torch.ops.aten.native_layer_norm_backward(
+        grad.contiguous(), x, norm.normalized_shape, mean, scale, norm.weight, norm.bias, [True, True, True]
+    )
+    return gradients
+
+
+def use_packed_layers(model: Any) -> None:
+    """Let `PackedLayer` compute every encoder layer of a model whose layers are BERT's.
+
+    Of the last one the states of first tokens are computed only: `TextPooling` hands no others on.
+    """
+    for layer in (layers := berts_layers(model)):
+        layer.forward = PackedLayer(layer, only_first=layer is layers[-1])
+
+
+def berts_layers(model: Any) -> list[Any]:
+    """Return the encoder layers of a model, where they are BERT's; none where they are not."""
+    layers = list(getattr(getattr(model.base_model, "encoder", None), "layer", None) or [])
+    return layers if all(_is_berts(layer) for layer in layers) else []
+
+
+def count_unread_flops(model: Any, length: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count the floating-point operations of BERT's last layer, forward, whose results nobody reads: all of the tokens
+    after the first, but for their keys and values. 0 for other models. `length`: tokens of each text, [N].
+    """
+    layers = berts_layers(model)
+    if not layers:
+        return np.zeros_like(length)
+    attention = layers[-1].attention.self
+    matrices = (
+        attention.query,
+        layers[-1].attention.output.dense,
+        layers[-1].intermediate.dense,
+        layers[-1].output.dense,
+    )
+    weights = sum(linear.weight.numel() for linear in matrices)
+    unread: NDArray[np.float64] = 2 * (length - 1) * (weights + 2 * attention.query.out_features * length)
+    return unread
+
+
+def _is_berts(layer: Any) -> bool:
+    """Tell whether a layer has the parts of BERT's, and nothing else; what they compute is proven by a comparison."""
+    children = {name for name, _ in layer.named_children()}
+    if children != {"attention", "intermediate", "output"}:
+        return False
+    own = {name for name, _ in layer.named_parameters()}
+    linears = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+    expected = (*linears, "intermediate.dense", "output.dense", "attention.output.LayerNorm", "output.LayerNorm")
+    activation = getattr(layer.intermediate, "intermediate_act_fn", None)
+    return own == {f"{name}.{part}" for name in expected for part in ("weight", "bias")} and isinstance(
+        activation, GELUActivation
+    )

@@ -1,0 +1,67 @@
+"""Whole experiments, and the Python interface to them: from a file of recipes to a report."""
+
+import copy
+import shlex
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from leantune.comparison import Comparison
+from leantune.experiments.example import demo_experiment, free_folder
+from leantune.experiments.recipes import Experiment, load_experiment, parse_experiment
+from leantune.experiments.runner import run_experiment
+from leantune.report import Overview, rebuild_report, show_comparison
+from leantune.runs.config import assign
+from leantune.system.device import resolve_device
+from leantune.training.events import heard
+from leantune.training.precision import make_precision
+
+
+def compare(
+    experiment: str | Path | Mapping[str, Any],
+    *,
+    output: str | Path,
+    assignments: tuple[str, ...] = (),
+    display: bool = True,
+) -> Comparison:
+    """Run every recipe of an experiment on every fold and seed, and compare; the same as `leantune compare`.
+
+    `experiment` is a YAML file or its content; `assignments` change it, such as `("base.data.limit=400",)`. Runs that
+    the folder `output` has already are kept. Writes report.html, report.md and report.json there. Raises `InputError`
+    for what the caller must change; a run that fails is told in the comparison.
+    """
+    if isinstance(experiment, Mapping):
+        settings = copy.deepcopy(dict(experiment))
+        for text in assignments:
+            assign(settings, text)
+        loaded, repeat = parse_experiment(settings, title=Path(output).name), [str(Path(output) / "experiment.yaml")]
+    else:
+        loaded = load_experiment(Path(experiment).expanduser(), assignments)
+        repeat = [str(experiment), *(f"--set={text}" for text in assignments)]
+    command = shlex.join(["leantune", "compare", *repeat, "--output", str(output)])
+    return _finish(loaded, Path(output), command=command, estimate=True, display=display)
+
+
+def demo(output: str | Path | None = None, *, display: bool = True) -> Comparison:
+    """Compare four recipes on the shipped sentences; the same as `leantune demo`.
+
+    Writes the folder `output`, by default `leantune-demo` or the next free number of it.
+    """
+    folder = Path(output or free_folder(Path("leantune-demo")))
+    mixed_precision = make_precision("auto", resolve_device("auto")).name != "fp32"
+    experiment = parse_experiment(demo_experiment(mixed_precision=mixed_precision), title="demo")
+    command = shlex.join(["leantune", "demo", "--output", str(folder)])
+    return _finish(experiment, folder, command=command, estimate=False, display=display)
+
+
+def _finish(experiment: Experiment, folder: Path, *, command: str, estimate: bool, display: bool) -> Comparison:
+    events = run_experiment(experiment, folder, command=command, estimate=estimate)
+    with closing(events):  # however this is left, the run that goes on is stopped
+        for _ in Overview.over(events) if display else events:
+            pass
+    comparison = rebuild_report(folder)
+    if display:
+        for _ in heard([comparison], show_comparison, "the display"):
+            pass
+    return comparison

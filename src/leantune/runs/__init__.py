@@ -1,0 +1,1 @@
+"""Settings and a table become a run folder."""

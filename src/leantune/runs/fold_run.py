@@ -1,0 +1,295 @@
+"""One fold of a run, from its rows to its files: trained, saved on the way, predicted and written."""
+
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from leantune.encoder.embedding import whole_embedding
+from leantune.encoder.model import Encoder, load_weights, save_model
+from leantune.runs.preparation import Prepared
+from leantune.runs.record import RunFolder
+from leantune.runs.session import Session
+from leantune.runs.totals import Tally
+from leantune.system.errors import RunFolderError
+from leantune.system.files import saving
+from leantune.system.stopping import Stopped
+from leantune.training.checkpoint import SavedState, Timer, sha256_of
+from leantune.training.clock import Phase
+from leantune.training.events import Checkpoint, Evaluation, Event, FoldEnd, Note, TrainStep
+from leantune.training.loop import Fold, predict_rows, train_fold
+from leantune.training.optim import make_optimizer
+from leantune.training.precision import Precision, make_precision
+from leantune.training.scoring import compute_metrics
+from leantune.training.state import TrainState, load_tensors, pack_state, unpack_state, weights_of
+
+WEIGHTS = "model.safetensors"
+PHASES: tuple[Phase, ...] = ("train", "evaluation", "checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldResult:
+    """What one trained fold gave."""
+
+    tally: Tally
+    best: NDArray[np.float64]
+    """Predictions [n, outputs] for the fold's validation rows, from the weights of the best evaluation."""
+    last: NDArray[np.float64]
+    metrics: dict[str, Any]
+    """The fold's part of `metrics.json`."""
+
+
+def run_fold(
+    number: int,
+    prepared: Prepared,
+    session: Session,
+    *,
+    encoder: Encoder,
+    folder: RunFolder,
+    rate: float,
+    saved: SavedState | None,
+) -> Generator[Event, None, FoldResult]:
+    """Train one fold, from a checkpoint of it if there is one, and write its files.
+
+    Where `Stopped` is raised, what is done was saved before, unless it is `at_once`.
+    """
+    fold = Fold(
+        number=number,
+        training_rows=prepared.folds.training_rows(number),
+        validation_rows=prepared.folds.validation_rows(number),
+        batching=prepared.batching,
+        optimizer=prepared.config.optimizer,
+        evaluation=prepared.config.evaluation,
+        metric=prepared.metric,
+        seed=prepared.config.seed,
+        checkpoint=prepared.config.checkpoint,
+    )
+    # Its own for each fold: the loss scaler of fp16 learns, and a fold must not depend on the folds before it.
+    precision = make_precision(prepared.precision.name, prepared.precision.device)
+    keeper = _Keeper(fold, prepared, session, encoder=encoder, precision=precision, folder=folder, saved=saved)
+    state, clock = keeper.state, session.clock
+    best = last = None
+    try:
+        for event in train_fold(
+            encoder,
+            prepared.rows,
+            fold,
+            state,
+            task=prepared.task,
+            precision=precision,
+            clock=clock,
+            seconds_before=clock.seconds("train") - keeper.began["train"],
+        ):
+            folder.write_event(event)
+            yield event
+            if isinstance(event, TrainStep):
+                keeper.tally.add(event)
+            if isinstance(event, Evaluation):
+                last = event.predictions
+            if isinstance(event, Evaluation) and event.is_best:
+                best = event.predictions
+                yield keeper.save_best()
+            if keeper.is_due(event):
+                yield keeper.save()
+        if fold.checkpoint.keep and not fold.checkpoint.is_due(state.step, fold.steps_per_epoch):
+            yield keeper.save()
+        clock.enter("evaluation")
+        best, last = _exact_predictions(
+            encoder, prepared, fold, state, precision=precision, model_folder=keeper.model_folder, best=best, last=last
+        )
+    except Stopped as stopped:
+        if state.step and not stopped.at_once:
+            yield Note(about="stop", text=f"{stopped.name}: saving, to go on with --resume; again, at once")
+            yield keeper.save()
+        raise
+
+    result = _write_results(keeper, prepared, best=best, last=last, rate=rate)
+    done = FoldEnd(fold=number, metrics=result.metrics)
+    folder.write_event(done)
+    yield done
+    if len(prepared.fold_numbers) > 1:
+        _save_result(result, session, folder, number, state.step)
+    return result
+
+
+class _Keeper:
+    """Writes what must outlive this process: the best weights, and checkpoints.
+
+    Begins at a checkpoint, if there is one: then the encoder's weights, the loss scale and the random numbers are those
+    of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        fold: Fold,
+        prepared: Prepared,
+        session: Session,
+        *,
+        encoder: Encoder,
+        precision: Precision,
+        folder: RunFolder,
+        saved: SavedState | None,
+    ) -> None:
+        self.fold, self.session, self.folder = fold, session, folder
+        self._encoder, self._tokenizer, self._precision = encoder, prepared.tokenizer, precision
+        self.model_folder = folder.fold(fold.number) / "model"
+        with whole_embedding(encoder.model):  # as it is saved
+            self._model_bytes = 4 * sum(parameter.numel() for parameter in encoder.model.parameters())
+        optimizer = make_optimizer(encoder.model, fold.optimizer)
+        if saved is None:
+            self.state, self.tally = TrainState(optimizer=optimizer), Tally()
+            self.began = {phase: session.clock.seconds(phase) for phase in PHASES}
+        else:
+            self._restore_best(saved)
+            self.state = unpack_state(saved, encoder, optimizer, precision)
+            if self.state.step > fold.total_steps:  # forced
+                raise RunFolderError(
+                    f"{saved.path}: {self.state.step} steps are done, and the run now ends after {fold.total_steps}: "
+                    "--force cannot go back; give another --output"
+                )
+            self.tally, self.began = Tally(**saved.state["tally"]), saved.state["began"]
+        self._timer = Timer(fold.checkpoint, expected_bytes=4 * self._model_bytes)
+
+    def is_due(self, event: Event) -> bool:
+        """Tell whether to save now, `event` being the latest."""
+        if not self.fold.can_be_saved(event, self.state):
+            return False
+        return self.fold.checkpoint.is_due(self.state.step, self.fold.steps_per_epoch) or self._timer.is_due()
+
+    def save_best(self) -> Checkpoint:
+        """Write the weights, which are the best so far, where transformers can load them."""
+        with self.session.clock.during("checkpoint"):
+            self._save_model()
+        event = Checkpoint(
+            fold=self.fold.number,
+            step=self.state.step,
+            path=self.model_folder.relative_to(self.folder.path).as_posix(),
+            checkpoint_seconds=self.session.clock.seconds("checkpoint"),
+        )
+        self.folder.write_event(event)
+        return event
+
+    def save(self) -> Checkpoint:
+        """Write a checkpoint."""
+        start, state = time.monotonic(), self.state
+        tensors, values = pack_state(state, self._encoder, self._precision)
+        own = {"total_steps": self.fold.total_steps, "tally": asdict(self.tally), "began": self.began}
+        event = self.session.write_checkpoint(
+            self.folder,
+            self.fold.number,
+            state.step,
+            suffix="-evaluated" if state.evaluated_step == state.step else "",
+            tensors=tensors,
+            copies={f"best/{WEIGHTS}": self.model_folder / WEIGHTS} if state.best_step else {},
+            state=values | own,
+        )
+        self._timer.saved(time.monotonic() - start)
+        self.folder.write_event(event)
+        return event
+
+    def _restore_best(self, saved: SavedState) -> None:
+        """Bring the best weights of the time of a checkpoint back to where the run keeps them: those that lie there may
+        be from after it, or half-written."""
+        best, there = saved.path / "best", self.model_folder / WEIGHTS
+        if best.is_dir() and not (there.is_file() and sha256_of(there) == sha256_of(best / WEIGHTS)):
+            load_weights(self._encoder, best)
+            self._save_model()
+
+    def _save_model(self) -> None:
+        with saving(self.model_folder, self._model_bytes, others=(SafetensorError,)):
+            save_model(self._encoder, self._tokenizer, self.model_folder)
+
+
+def _write_results(
+    keeper: _Keeper, prepared: Prepared, *, best: NDArray[np.float64], last: NDArray[np.float64], rate: float
+) -> FoldResult:
+    """Write the predictions of a fold that is trained; return what it gave."""
+    fold, task, clock = keeper.fold, prepared.task, keeper.session.clock
+    truth = prepared.rows.targets[fold.validation_rows]
+    scores = {
+        "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best),
+        "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last),
+    }
+    clock.enter("checkpoint")
+    keeper.folder.write_predictions(
+        fold.number,
+        rows=fold.validation_rows,
+        ids=prepared.ids.take(fold.validation_rows),
+        targets=prepared.targets.readable(fold.validation_rows),
+        predictions=best,
+        labels=task.labels,
+    )
+    keeper.folder.sync_model(fold.number)
+    seconds = {phase: clock.seconds(phase) - keeper.began[phase] for phase in PHASES}
+    metrics = (
+        scores
+        | {"training_rows": len(fold.training_rows), "validation_rows": len(fold.validation_rows)}
+        | keeper.tally.summary(train_seconds=seconds["train"], matrix_rate=rate)
+        | {"evaluation_seconds": seconds["evaluation"], "checkpoint_seconds": seconds["checkpoint"]}
+    )
+    return FoldResult(tally=keeper.tally, best=best, last=last, metrics=metrics)
+
+
+def _exact_predictions(
+    encoder: Encoder,
+    prepared: Prepared,
+    fold: Fold,
+    state: TrainState,
+    *,
+    precision: Precision,
+    model_folder: Path,
+    best: NDArray[np.float64] | None,
+    last: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the validation rows' predictions from the best and from the last weights, in float32.
+
+    What is saved are float32 weights, and what is reported are their predictions, not a 16-bit shadow of them. `best`
+    and `last` are those of the evaluations in training, None where a process before this one made them.
+    """
+    exact = make_precision("fp32", precision.device)
+    if precision.name != "fp32":
+        best = last = None
+    if last is None:
+        last = predict_rows(encoder, prepared.rows, fold, task=prepared.task, precision=exact)
+    if best is None and state.best_step == state.step:
+        best = last
+    if best is None:
+        own = weights_of(encoder.model)
+        kept = {name: tensor.clone() for name, tensor in own.items()}  # no larger than the gradients, which are gone
+        try:
+            load_weights(encoder, model_folder)
+            best = predict_rows(encoder, prepared.rows, fold, task=prepared.task, precision=exact)
+        finally:
+            load_tensors(own, kept)  # a checkpoint that is written when this is stopped has the last weights
+    return best, last
+
+
+def _save_result(result: FoldResult, session: Session, folder: RunFolder, number: int, step: int) -> None:
+    """Write a trained fold's result where a run that goes on with the next fold will find it."""
+    session.write_checkpoint(
+        folder,
+        number,
+        step,
+        suffix="-finished",
+        tensors={"predictions": {name: torch.from_numpy(getattr(result, name)) for name in ("best", "last")}},
+        copies={},
+        state={"total_steps": step, "finished": {"tally": asdict(result.tally), "metrics": result.metrics}},
+    )
+
+
+def read_result(saved: SavedState) -> FoldResult:
+    """Return the result of a fold that was trained before."""
+    predictions = saved.tensors("predictions")
+    finished = saved.state["finished"]
+    return FoldResult(
+        tally=Tally(**finished["tally"]),
+        best=predictions["best"].numpy(),
+        last=predictions["last"].numpy(),
+        metrics=finished["metrics"],
+    )

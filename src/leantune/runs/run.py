@@ -1,0 +1,221 @@
+"""A run from its prepared rows to its folder, and the Python interface to it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leantune.runs.config import Config, load_config
+from leantune.runs.display import Display
+from leantune.runs.fold_run import FoldResult, read_result, run_fold
+from leantune.runs.preparation import Prepared, prepare
+from leantune.runs.record import RunFolder, clear_unfinished, hold, refuse_foreign, refuse_taken
+from leantune.runs.resume import discard_later, find_progress, fingerprint, finished_metrics, refuse_other
+from leantune.runs.session import Session, remove_checkpoints, resumption
+from leantune.runs.totals import Tally
+from leantune.system.device import (
+    deterministic,
+    forget_peak,
+    is_out_of_memory,
+    matrix_rate,
+    resolve_device,
+    synchronize,
+)
+from leantune.system.errors import DeviceError
+from leantune.system.stopping import deferred
+from leantune.training.clock import PhaseClock
+from leantune.training.events import Event, Note, Resume, RunEnd
+from leantune.training.precision import make_precision
+from leantune.training.scoring import compute_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    """The content of `metrics.json`."""
+
+
+def run(
+    config: Config, output: Path, *, started_at: float | None = None, resume: bool = False, force: bool = False
+) -> Iterator[Event]:
+    """Do one run, write its folder, and yield what happens; the last event is a `RunEnd`.
+
+    `started_at` is the Unix time at which the measured span began, such as the process's creation; None is now. With
+    `resume` an unfinished run in the folder goes on, a finished one is only told, and where there is none one begins;
+    `force` goes on although settings or data have changed. Raises `InputError` for what the user must change, before
+    anything is written, `TrainingError` where training cannot go on, and `SavingError` where a file cannot be written.
+    """
+    try:
+        with deterministic(config.deterministic):
+            yield from _run(config, output.expanduser(), started_at=started_at, resume=resume, force=force)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"device: no memory for the model and its optimizer ({str(error).splitlines()[0]}); close what else uses "
+            "it, or choose a smaller model.name"
+        ) from error
+
+
+def _run(config: Config, output: Path, *, started_at: float | None, resume: bool, force: bool) -> Iterator[Event]:
+    if resume:
+        refuse_foreign(output)
+        if (finished := finished_metrics(output, config)) is not None:
+            yield from _tell_finished(output, finished, config)
+            return
+    else:
+        refuse_taken(output)
+    device = resolve_device(config.device)
+    clock = PhaseClock(started_at, partial(synchronize, device))
+    precision = make_precision(config.precision, device)
+    prepared, encoder = yield from prepare(config, precision)
+    with precision.compute():  # a TF32 run is held against TF32 products
+        rate, rate_of = matrix_rate(device, precision.matrix_dtype)
+    forget_peak(device)  # of those products, and of what ran before in this process
+    session = Session.begin(prepared, encoder, clock)
+
+    # From here on a signal is answered where the work can be saved.
+    with hold(output), deferred():
+        if resume and (finished := finished_metrics(output, config)) is not None:  # by another process, meanwhile
+            yield from _tell_finished(output, finished, config)
+            return
+        progress = find_progress(output, prepared.fold_numbers, force=force) if resume else None
+        notes: list[Note | Resume] = list(prepared.notes)
+        if resume and progress is None:
+            clear_unfinished(output)
+            yield Note(about="resume", text=f"{output} has no checkpoint: the run begins")
+        if progress is not None:
+            yield from prepared.notes  # recorded when the run began
+            changes = refuse_other(
+                output,
+                fingerprint(progress.state["settings"], progress.state["environment"]),
+                fingerprint(session.settings, session.environment),
+                force=force,
+            )
+            discard_later(output, progress, prepared.fold_numbers)
+            session = session.after(progress, changes)
+            notes = [Note(event="warning", about="resume", text=text) for text in (*progress.warnings, *changes)]
+            notes.append(resumption(progress, output))
+        with RunFolder(output, go_on_at=None if progress is None else progress.state["events_bytes"]) as folder:
+            folder.write_config(session.settings)
+            folder.write_environment(session.environment)
+            for note in notes:
+                folder.write_event(note)
+                yield note
+            results = {} if progress is None else {n: read_result(saved) for n, saved in progress.done.items()}
+            left = [number for number in prepared.fold_numbers if number not in results]
+            for number in left:
+                if number != left[0]:  # every fold starts from the pretrained weights and the same seed
+                    clock.enter("startup")
+                    encoder = prepared.load()
+                results[number] = yield from run_fold(
+                    number,
+                    prepared,
+                    session,
+                    encoder=encoder,
+                    folder=folder,
+                    rate=rate,
+                    saved=progress.training if progress is not None and number == left[0] else None,
+                )
+            clock.enter("checkpoint")
+            metrics = {
+                "task": prepared.task.kind,
+                "metric": prepared.metric,
+                "folds": {str(number): result.metrics for number, result in results.items()},
+                "overall": _overall(prepared, results, clock, rate)
+                | {f"peak_{of}_bytes": peak for of, peak in session.peaks_until_now().items()}
+                | {
+                    "matrix_rate": {"flops_per_second": rate, "measured_on": rate_of},
+                    "sessions": 1 + len(session.environment["resumed"]),
+                },
+            }
+            folder.write_metrics(metrics)
+        if not prepared.config.checkpoint.keep:
+            remove_checkpoints(output, list(results))
+    yield RunEnd(metrics=metrics)
+
+
+def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Iterator[Event]:
+    if not config.checkpoint.keep:  # killed before they were removed
+        remove_checkpoints(output, [int(number) for number in metrics["folds"]])
+    yield Note(about="resume", text=f"{output} holds the finished run: nothing is trained")
+    yield RunEnd(metrics=metrics)
+
+
+def _overall(prepared: Prepared, results: dict[int, FoldResult], clock: PhaseClock, rate: float) -> dict[str, Any]:
+    """Return the metrics of all trained folds together: every row is predicted by the model that did not see it."""
+    truth = np.concatenate([prepared.rows.targets[prepared.folds.validation_rows(number)] for number in results])
+    tally = Tally()
+    for result in results.values():
+        tally += result.tally
+    kind = prepared.task.kind
+    return (
+        {
+            "best": compute_metrics(kind, truth, np.concatenate([result.best for result in results.values()])),
+            "last": compute_metrics(kind, truth, np.concatenate([result.last for result in results.values()])),
+        }
+        | tally.summary(train_seconds=clock.seconds("train"), matrix_rate=rate)
+        | {
+            "startup_seconds": clock.seconds("startup"),
+            "evaluation_seconds": clock.seconds("evaluation"),
+            "checkpoint_seconds": clock.seconds("checkpoint"),
+            "total_seconds": clock.total(),
+        }
+    )
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    output: str | Path,
+    text: str | list[str] | None = None,
+    target: str | list[str] | None = None,
+    model: str | None = None,
+    fold: int | str | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    display: bool = True,
+) -> Run:
+    """Fine-tune an encoder on a table of texts; the same as `leantune train`.
+
+    `data`, `text`, `target`, `model` and `fold` are the settings `data.path`, `data.text`, `data.target`, `model.name`
+    and `fold`; `settings` holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML
+    file that all of these override. Writes the run folder `output` and, with `display`, shows progress. With `resume`
+    an interrupted run in that folder goes on, and one that is finished is returned as it is; `data` and `config` may
+    then be left out, which takes the run's own settings. `force` goes on although data or settings have changed. Raises
+    `InputError` for what the caller must change, `TrainingError` where training cannot go on, and `SavingError` where a
+    file cannot be written.
+    """
+    flags = {"data.path": data, "data.text": text, "data.target": target, "model.name": model, "fold": fold}
+    given = {name: value for name, value in flags.items() if value is not None}
+    folder = Path(output).expanduser()
+    loaded = load_run_config(
+        None if config is None else Path(config), given | dict(settings or {}), resumed=folder if resume else None
+    )
+    events = run(loaded, folder, resume=resume, force=force)
+    metrics: dict[str, Any] = {}
+    for event in Display.over(events) if display else events:
+        if isinstance(event, RunEnd):
+            metrics = event.metrics
+    return Run(folder=folder, metrics=metrics)
+
+
+def load_run_config(
+    path: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = (), *, resumed: Path | None
+) -> Config:
+    """Return settings as `load_config` does; where neither data nor a file is given, a resumed run's own are changed.
+
+    `resumed` is the folder of a run that goes on, if it is there.
+    """
+    if resumed is not None and path is None and "data.path" not in flags:
+        own = resumed.expanduser() / "config.yaml"
+        path = own if own.is_file() else None
+    return load_config(path, flags, assignments)

@@ -1,0 +1,112 @@
+"""Files that appear whole or not at all, stay when the power goes, and say so where they cannot be written."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leantune.system.errors import LeantuneError, RunFolderError, SavingError
+
+ESCAPE = "backslashreplace"
+"""What is done with bytes of a file name that are no UTF-8: they are written as JSON and YAML escape them."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A disk, a quota, or a limit to the size of files."""
+
+
+@contextmanager
+def saving(path: Path, size: int, *, others: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn an error of the system, or one of `others`, while `path` of about `size` bytes is written into a
+    `SavingError`.
+    """
+    kinds: tuple[type[Exception], ...] = (OSError, *others)
+    try:
+        yield
+    except kinds as error:
+        why = getattr(error, "strerror", None) or error
+        raise SavingError(
+            f"{path}: cannot be written ({size:,} bytes): {why}; make room, then go on with --resume, or move the "
+            "folder away and begin again"
+        ) from None
+
+
+def unwritable(folder: Path, error: OSError) -> LeantuneError:
+    """Return what to raise where a folder takes no file at all."""
+    if error.errno in FULL:
+        return SavingError(f"{folder}: cannot be written: {error.strerror}; make room, then try again")
+    return RunFolderError(f"{folder}: cannot be written: {error.strerror}; give another --output")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; what is there at the end is synced to the disk and takes its place.
+
+    A reader sees the old file or the new one, never a part.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.unlink(missing_ok=True)  # in a stranger's folder it may be a link to a file elsewhere
+    try:
+        yield beside
+        _sync(beside)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once, which ends with a line break."""
+    text += "" if text.endswith("\n") else "\n"
+    content = text.encode("utf-8", errors=ESCAPE)
+    with saving(path, len(content)), replacing(path) as beside, beside.open("xb") as file:
+        file.write(content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file at once; raises ValueError for a number that is not finite."""
+    write_text(path, strict_json(content, indent=2))
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> None:
+    """Write a YAML file at once."""
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML writes these as they are, and reads line breaks
+        text = yaml.safe_dump(content, sort_keys=False)
+    write_text(path, text)
+
+
+def strict_json(value: dict[str, Any], indent: int | None = None) -> str:
+    """Return strict JSON: NaN is not in it, and a number that is not one must never reach a file."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until a folder with all that is in it is on the disk."""
+    for inner in path.rglob("*"):
+        if inner.is_dir():
+            sync_folder(inner)
+        else:
+            _sync(inner)
+    sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name == "nt":  # which has no such thing
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,1 @@
+"""A file of rows becomes a `Table`, its `Targets` and its `Folds`."""

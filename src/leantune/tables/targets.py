@@ -1,0 +1,193 @@
+"""The target columns become numbers: what kind of task they are, its classes, and one value or class a row.
+
+The kind follows from the set of cells alone, so that shuffling the rows never changes it.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leantune.system.errors import SettingsError, TableError
+from leantune.tables.readers import listed, refuse_cells, shown
+from leantune.tables.table import Table, numbers_or_nan, parse_numbers
+
+TaskKind = Literal["regression", "binary", "multiclass", "multilabel"]
+
+_MOST_WHOLE_NUMBER_CLASSES = 20
+_MOSTLY_NUMBERS = 0.9  # share of numbers from which a cell that is none is a mistake, not a class name
+_MISSING_MARKS = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "?"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Targets:
+    """What N rows are trained to predict."""
+
+    kind: TaskKind
+    columns: tuple[str, ...]
+    """The K target columns."""
+    classes: tuple[str, ...]
+    """Names of the classes as written: the labels (sorted as numbers if all are whole numbers, else as text), for
+    multilabel the columns, and none for regression."""
+    values: npt.NDArray[np.float64] | npt.NDArray[np.int64]
+    """float64 [N, K] for regression and multilabel (0 or 1), int64 [N] index into `classes` otherwise."""
+    reason: str
+    """One sentence for the user: how the kind was chosen."""
+
+    def readable(self, rows: npt.NDArray[np.int64]) -> list[float] | list[str] | list[list[float]]:
+        """Return the targets of some rows as the table has them: numbers, class names, or a list a row for several."""
+        if self.kind in {"binary", "multiclass"}:
+            return [self.classes[int(index)] for index in self.values[rows]]
+        values = self.values[rows, 0] if len(self.columns) == 1 else self.values[rows]
+        numbers: list[float] | list[list[float]] = values.tolist()
+        return numbers
+
+    def describe(self, rows: npt.NDArray[np.int64]) -> str:
+        """Return how the targets of some rows are spread, in a few words for the user."""
+        if self.kind in {"binary", "multiclass"}:
+            counts = np.bincount(self.values[rows].astype(np.int64), minlength=len(self.classes))
+            return ", ".join(f"{name}: {count:,}" for name, count in zip(self.classes[:6], counts, strict=False))
+        means = self.values[rows].mean(axis=0)
+        return "mean " + ", ".join(f"{name} {mean:.3g}" for name, mean in zip(self.columns[:6], means, strict=False))
+
+
+def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:
+    """Infer what the targets are, or check that they are what the user set.
+
+    With `auto`, several columns are labels if every cell is 0 or 1, else numbers. One column is
+
+    - binary for the numbers 0 and 1,
+    - binary or multiclass for at most 20 different whole numbers, none written with a decimal point,
+    - regression for other numbers,
+    - an error if at least 90 % of the cells are numbers, or all but the usual marks of a missing value ("NA"),
+    - binary or multiclass for other texts, unless nearly every row has one of its own.
+
+    Raises `TableError` at the first cell that does not fit, or if there is nothing to tell apart (one value only), and
+    `SettingsError` where the task does not fit the number of columns.
+    """
+    columns = tuple(table.targets)
+    if not columns:
+        raise SettingsError("data.target names no column, expected at least one to train on; set data.target")
+    if len(columns) > 1 and task in {"binary", "multiclass"}:
+        raise SettingsError(
+            f"data.task is {task}, and data.target names {len(columns)} columns ({listed(columns)}); name one column, "
+            "or set data.task to multilabel or regression"
+        )
+    if task == "auto":
+        kind, reason = _infer_columns(table) if len(columns) > 1 else _infer_column(table, columns[0])
+    else:
+        kind, reason = task, f"{task}: data.task is set."
+    if kind in {"binary", "multiclass"}:
+        return _parse_classes(table, columns[0], kind, reason)
+    return _parse_matrix(table, columns, kind, reason)
+
+
+def _infer_columns(table: Table) -> tuple[TaskKind, str]:
+    """Infer the kind of several columns; cells that are no numbers are left to the strict parser of regression."""
+    count = len(table.targets)
+    if all(np.isin(numbers_or_nan(cells), (0, 1)).all() for cells in table.targets.values()):
+        return "multilabel", f"multilabel: every cell of the {count} target columns is 0 or 1."
+    return "regression", f"regression with {count} targets: the target columns hold numbers other than 0 and 1."
+
+
+def _infer_column(table: Table, column: str) -> tuple[TaskKind, str]:
+    cells = table.targets[column]
+    numbers = numbers_or_nan(cells)
+    is_number = ~np.isnan(numbers)
+    if not is_number.all():
+        _refuse_stray_texts(table, column, is_number)
+        classes, _ = _encode(cells)
+        if len(classes) > _MOST_WHOLE_NUMBER_CLASSES and len(classes) > len(cells) / 2:
+            raise TableError(
+                f"{table.path}, column {column!r}: found {len(classes)} different texts in {len(cells)} rows "
+                f"({listed(classes, 3)}), expected classes that rows share; check that data.target is the right "
+                "column, or set data.task to multiclass if it is"
+            )
+        kind = _kind_of(classes)
+        return kind, f"{kind}: column {column!r} holds {len(classes)} different texts."
+    if np.array_equal(np.unique(numbers), (0, 1)):
+        return "binary", f"binary: column {column!r} holds the numbers 0 and 1."
+    if not pc.all(pc.match_substring_regex(cells, r"^\s*[+-]?[0-9]+\s*$")).as_py():
+        return "regression", f"regression: column {column!r} holds numbers with a decimal point or exponent."
+    classes, _ = _encode(cells)
+    if len(classes) > _MOST_WHOLE_NUMBER_CLASSES:
+        return "regression", (
+            f"regression: column {column!r} holds {len(classes)} different whole numbers, more than "
+            f"{_MOST_WHOLE_NUMBER_CLASSES}; set data.task to multiclass if they are class codes."
+        )
+    kind = _kind_of(classes)
+    return kind, (
+        f"{kind}: column {column!r} holds {len(classes)} different whole numbers; set data.task to regression if the "
+        "numbers are a scale."
+    )
+
+
+def _kind_of(classes: tuple[str, ...]) -> TaskKind:
+    return "binary" if len(classes) == 2 else "multiclass"
+
+
+def _refuse_stray_texts(table: Table, column: str, is_number: npt.NDArray[np.bool_]) -> None:
+    """Refuse a few texts among numbers: taken as class names they would turn every number into a class."""
+    if not is_number.any():
+        return
+    cells = table.targets[column]
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(cells.filter(pa.array(~is_number))))
+    if is_number.mean() >= _MOSTLY_NUMBERS or _MISSING_MARKS.issuperset(texts.unique().to_pylist()):
+        expected = "a number, as in most rows (set data.task to multiclass if these are class names)"
+        refuse_cells(table.path, column, cells, ~is_number, expected=expected)
+
+
+def _parse_matrix(table: Table, columns: tuple[str, ...], kind: TaskKind, reason: str) -> Targets:
+    values = np.stack([parse_numbers(table.path, name, table.targets[name]) for name in columns], axis=1)
+    if kind == "multilabel":
+        for name, numbers in zip(columns, values.T, strict=True):
+            outside = (numbers != 0) & (numbers != 1)
+            refuse_cells(table.path, name, table.targets[name], outside, expected="0 or 1, as data.task is multilabel")
+    constant = [name for name, numbers in zip(columns, values.T, strict=True) if numbers.min() == numbers.max()]
+    # A label that no row has is usual in a part of a table, and does no harm beside others.
+    if constant and (kind == "regression" or len(constant) == len(columns)):
+        raise _one_value(table, constant[0])
+    classes = columns if kind == "multilabel" else ()
+    return Targets(kind=kind, columns=columns, classes=classes, values=values, reason=reason)
+
+
+def _parse_classes(table: Table, column: str, kind: TaskKind, reason: str) -> Targets:
+    classes, values = _encode(table.targets[column])
+    if len(classes) == 1:
+        raise _one_value(table, column)
+    if kind == "binary" and len(classes) > 2:
+        raise TableError(
+            f"{table.path}, column {column!r}: found {len(classes)} classes ({listed(classes)}), expected 2, as "
+            "data.task is binary; set data.task to multiclass, or remove the rows of the others"
+        )
+    return Targets(kind=kind, columns=(column,), classes=classes, values=values, reason=reason)
+
+
+def _encode(cells: pa.Array) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Give the sorted classes, and each row's index into them as int64 [N].
+
+    Whitespace around a label does not count. If all labels are whole numbers, "1", "01" and "1.0" are one class, named
+    by the shortest of the forms that occur: a code that is always written "001" keeps its zeros.
+    """
+    encoded = cells.dictionary_encode()
+    labels = [label.strip() for label in encoded.dictionary.to_pylist()]
+    numbers = numbers_or_nan(encoded.dictionary)
+    all_whole = bool((numbers == np.floor(numbers)).all())
+    keys = [Decimal(label) for label in labels] if all_whole else labels
+    names: dict[Decimal | str, str] = {}
+    for key, label in zip(keys, labels, strict=True):
+        names[key] = min(names.get(key, label), label, key=lambda form: (len(form), form))
+    index = {key: number for number, key in enumerate(sorted(names))}
+    values = np.array([index[key] for key in keys], dtype=np.int64)[encoded.indices.to_numpy()]
+    return tuple(names[key] for key in index), values
+
+
+def _one_value(table: Table, column: str) -> TableError:
+    return TableError(
+        f"{table.path}, column {column!r}: found {shown(table.targets[column][0].as_py())} in every row, expected at "
+        "least two different values; check that data.target is the right column"
+    )

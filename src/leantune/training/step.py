@@ -1,0 +1,120 @@
+"""One optimizer step whose gradient does not depend on how its rows were cut into micro-batches (laws 1 and 2)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leantune.batches.batch import Batch
+from leantune.encoder.model import Encoder
+from leantune.system.device import is_out_of_memory
+from leantune.training.precision import Precision
+from leantune.training.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step did; the tensors are still on the device, since reading them would wait for it."""
+
+    loss: Tensor
+    """Weighted mean over the step's rows, a scalar."""
+    gradient_norm: Tensor
+    """Before clipping, a scalar."""
+    skipped: bool
+    """True where fp16 overflowed: the weights are untouched."""
+
+
+class DoesNotFitError(Exception):
+    """A device had no memory for a micro-batch; its gradients so far are of no use."""
+
+    def __init__(self, micro_batch: int) -> None:
+        super().__init__(micro_batch)
+        self.micro_batch = micro_batch
+        """Which of the step's, from 0."""
+
+
+def accumulate_gradients(
+    encoder: Encoder, batches: Iterable[Batch], *, total_weight: float, task: Task, precision: Precision
+) -> Tensor:
+    """Add the gradient of a whole step to the parameters' `grad`; return its loss, a detached scalar.
+
+    `total_weight` is the weight of all rows of the step, known before the first forward pass. Each micro-batch adds its
+    *sum* of losses divided by it, so that the total is the gradient of one big batch, however uneven the cut. (Dividing
+    each micro-batch's mean by their number, as is usual, is wrong as soon as they differ in size.) Raises
+    `DoesNotFitError`.
+    """
+    loss = torch.zeros((), device=precision.device)
+    done = 0
+    try:
+        with precision.compute():
+            for batch in batches:
+                part = task.loss_sum(encoder.logits(batch), batch.targets, batch.weights) / total_weight
+                (part if precision.scaler is None else precision.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
+                loss += part.detach()
+                done += 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DoesNotFitError(done) from None
+    for parameter in encoder.model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:  # rows of the embedding, on a CPU
+            parameter.grad = parameter.grad.to_dense()
+    return loss
+
+
+def apply_gradients(
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    *,
+    learning_rate: float,
+    clip_norm: float | None,
+    precision: Precision,
+) -> tuple[Tensor, bool]:
+    """Clip the accumulated gradients, step the optimizer and clear them; return the norm before clipping, and whether
+    the step was skipped because fp16 overflowed.
+
+    Waits for the device only under fp16, where the loss scaler must know about an overflow.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    scaler = precision.scaler
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    skipped = False
+    if scaler is None:
+        optimizer.step()
+    else:
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        skipped = scaler.get_scale() < scale  # the scaler backs off exactly where it found an overflow
+    optimizer.zero_grad(set_to_none=True)
+    return norm, skipped
+
+
+def optimizer_step(
+    encoder: Encoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    *,
+    total_weight: float,
+    task: Task,
+    precision: Precision,
+    learning_rate: float,
+    clip_norm: float | None,
+) -> StepResult:
+    """Learn from one step's rows. Raises `DoesNotFitError`; then nothing was learned, and `grad` is to be cleared."""
+    loss = accumulate_gradients(encoder, batches, total_weight=total_weight, task=task, precision=precision)
+    norm, skipped = apply_gradients(
+        list(encoder.model.parameters()),
+        optimizer,
+        learning_rate=learning_rate,
+        clip_norm=clip_norm,
+        precision=precision,
+    )
+    return StepResult(loss=loss, gradient_norm=norm, skipped=skipped)

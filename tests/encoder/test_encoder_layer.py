@@ -1,0 +1,116 @@
+"""BERT's layer as one function, against the layers of transformers on the same packed rows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_batch import PARTS, TEXTS, WHOLE, gradient_of
+from torch.utils.flop_counter import FlopCounterMode
+
+from leantune.batches.batch import make_batch
+from leantune.encoder.encoder_layer import berts_layers, count_unread_flops
+from leantune.training.optim import OptimizerSettings, make_optimizer
+from leantune.training.precision import Precision
+from small_runs import CPU, FP32, load_tiny, make_rows
+
+BERTS = ["bert", "roberta", "xlm-roberta", "electra"]
+BF16 = Precision(name="bf16", device=CPU)
+
+
+def load_both(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
+    """The same packed encoder with this layer, and with the stock one."""
+    fused = load_tiny(folder, packed=True, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("leantune.encoder.model.use_packed_layers", lambda _: False)
+        return [fused, load_tiny(folder, packed=True, **options)]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("name", BERTS)
+def test_gradients_are_those_of_the_stock_layers_and_the_same_values_are_dropped(
+    tiny_encoder_dir: Callable[[str], Path], name: str, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_encoder_dir(name)
+    rows, gradients = make_rows(folder, texts=TEXTS), []
+    for encoder in load_both(folder, monkeypatch, dropout=dropout):
+        if dropout and (layers := berts_layers(encoder.model)) and "forward" in vars(layers[-1]):
+            layers[-1].forward.only_first = False  # it would draw fewer numbers than the stock layer
+        encoder.model.train()
+        for precision in (FP32, BF16):
+            torch.manual_seed(0)
+            gradients.append(gradient_of(encoder, rows, PARTS, "none", precision))
+    fused, fused_bf16, stock, stock_bf16 = gradients
+    if dropout == 0:  # with dropout the stock attention in float32 is PyTorch's own, but for its dropped weights
+        assert (fused - stock).norm() < 1e-6 * stock.norm()
+    torch.testing.assert_close(fused, stock, rtol=0, atol=1e-5 * float(stock.abs().max()))
+    # 16 bits cost no more than they do under autocast.
+    assert (fused_bf16 - stock).norm() < max(1.5 * (stock_bf16 - stock).norm(), 0.01 * stock.norm())
+    assert (fused_bf16 - stock).norm() > 1e-4 * stock.norm()
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16])
+@pytest.mark.parametrize("name", BERTS)
+def test_the_last_layer_computes_what_is_read_and_nothing_else(
+    tiny_encoder_dir: Callable[[str], Path], name: str, precision: Precision
+) -> None:
+    """The head reads first tokens: the others' keys and values are all that counts of them."""
+    folder = tiny_encoder_dir(name)
+    encoder = load_tiny(folder, packed=True)
+    rows = make_rows(folder, texts=TEXTS)
+    last = berts_layers(encoder.model)[-1].forward
+    numbers = np.argsort(-rows.sequences.lengths)[:1]  # alone, so that no group is padded
+    batch = make_batch(rows, numbers, pad_id=encoder.pad_id, padding="none", device=CPU)
+    found = []
+    for only_first in (True, False):
+        last.only_first = only_first
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), precision.compute():
+            logits = encoder.logits(batch)
+        width = batch.packing.groups[0].width
+        found.append((logits, gradient_of(encoder, rows, PARTS, "none", precision), counter.get_total_flops()))
+    (logits, gradient, flops), (all_logits, all_gradient, all_flops) = found
+    bound = 1e-6 if precision is FP32 else 0.02
+    assert (logits - all_logits).abs().max() < bound * all_logits.abs().max()
+    assert (gradient - all_gradient).norm() < bound * all_gradient.norm()
+    length = batch.input_ids.numel()
+    assert length == width  # filled up like its attention
+    assert all_flops - flops == count_unread_flops(encoder.model, np.array([float(length)]))[0]
+    assert all_flops > flops > 0.5 * all_flops
+
+
+def test_the_stock_layer_is_gone_only_where_it_is_berts(tiny_encoder_dir: Callable[[str], Path]) -> None:
+    for name, expected in [*((name, True) for name in BERTS), ("distilbert", False), ("modernbert", False)]:
+        model = load_tiny(tiny_encoder_dir(name), packed=True).model
+        layers = getattr(getattr(model.base_model, "encoder", None), "layer", [])
+        assert any("forward" in vars(layer) for layer in layers) == expected
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16])
+def test_an_optimizer_step_and_loaded_weights_are_seen_at_once(
+    tiny_encoder_dir: Callable[[str], Path], precision: Precision
+) -> None:
+    folder = tiny_encoder_dir("bert")
+    rows, encoder = make_rows(folder, texts=TEXTS), load_tiny(folder, packed=True)
+    encoder.model.eval()
+    state = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+    outs = []
+
+    def look() -> None:
+        batch = make_batch(rows, np.array(WHOLE[0]), pad_id=encoder.pad_id, padding="none", device=CPU)
+        with precision.compute(), torch.inference_mode():
+            outs.append(encoder.logits(batch))
+
+    look()
+    optimizer = make_optimizer(encoder.model, OptimizerSettings(learning_rate=0.01))
+    gradient_of(encoder, rows, PARTS, "none", precision)
+    for name, parameter in encoder.model.named_parameters():
+        if "encoder.layer" not in name:
+            parameter.grad = None
+    optimizer.step()
+    look()
+    encoder.model.load_state_dict(state)
+    look()
+    assert float((outs[0] - outs[1]).abs().max()) > 0.01
+    assert torch.equal(outs[0], outs[2])

@@ -1,0 +1,426 @@
+"""Law 5: a run that was interrupted anywhere and goes on equals the uninterrupted run, bit for bit."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interruptions import RowTrace, cut_off, differing, events_of, outcome, run_with_copies
+from leantune.comparison.results import read_run
+from leantune.runs.run import run
+from leantune.system.errors import RunFolderError, TableError, TrainingError
+from leantune.training.checkpoint import read_newest
+from leantune.training.events import Evaluation, Note
+from small_runs import run_all, tiny_config, write_table
+
+MODES = list(itertools.product(("random", "uniform_length"), ("fixed", "dynamic", "packed"), (1, 3)))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "train.csv", rows=45)  # 36 rows train in steps of 8: the fifth has 4
+
+
+@pytest.fixture
+def bert(tiny_encoder_dir: Callable[[str], Path]) -> Path:
+    return tiny_encoder_dir("bert")
+
+
+def every_step(data: Path, bert: Path, **changes: Any) -> Any:
+    """Two epochs of 5 steps, evaluated in the middle of them, saved after every step; dropout draws random numbers."""
+    settings: dict[str, Any] = {
+        "checkpoint": {"every": {"steps": 1}, "keep": True},
+        "evaluation": {"every": {"fraction": 0.4}},
+        "optimizer": {"epochs": 2, "learning_rate": 2e-2, "schedule": "cosine", "warmup_fraction": 0.3},
+    }
+    return tiny_config(data, bert, **(settings | changes))
+
+
+def resume_all(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: Callable[[int], bool]) -> int:
+    """Do a run, then go on from a copy of it at each checkpoint that is to be tried; the number that were."""
+    trace = RowTrace(monkeypatch)
+    *copies, (whole, _, rows) = run_with_copies(config, tmp_path / "whole", trace, tmp_path / "copies")
+    expected = outcome(whole)
+    tried = 0
+    for number, (folder, step, before) in enumerate(copies):
+        if keep(number):
+            run_all_resumed(config, folder)
+            assert differing(outcome(folder), expected) == [], f"from step {step}"
+            assert [*before, *trace.take()] == rows, f"from step {step}"  # 0 repeated, 0 skipped
+            assert [event["step"] for event in events_of(folder, "resume")] == [step]
+            tried += 1
+    return tried
+
+
+def run_all_resumed(config: Any, folder: Path, **options: Any) -> list[Any]:
+    return list(run(config, folder, resume=True, **options))
+
+
+@pytest.mark.parametrize(
+    ("order", "layout", "rows", "keep"),
+    [("random", "packed", 3, lambda n: n % 5 == 0), ("uniform_length", "dynamic", 1, lambda n: n % 5 == 2)],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(
+    data: Path,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    order: str,
+    layout: str,
+    rows: int,
+    keep: Callable[[int], bool],
+) -> None:
+    batching = {"batch_size": 8, "order": order, "layout": layout, "micro_batch": {"rows": rows}}
+    config = every_step(data, bert, batching=batching)
+    assert resume_all(config, tmp_path, monkeypatch, keep) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "layout", "rows"), MODES)
+def test_a_resumed_run_is_the_uninterrupted_one_from_every_step_in_every_mode(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, layout: str, rows: int
+) -> None:
+    batching = {"batch_size": 8, "order": order, "layout": layout, "micro_batch": {"rows": rows}}
+    assert resume_all(every_step(data, bert, batching=batching), tmp_path, monkeypatch, lambda _: True) == 10
+
+
+def test_finished_folds_are_kept_and_the_fold_that_was_not_goes_on(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"fold": "all", "folds__count": 2, "batching": {"batch_size": 16, "layout": "packed"}}
+    config = every_step(data, bert, checkpoint={"every": {"steps": 2}, "keep": True}, **changes)
+    # 23 or 22 rows are 2 steps an epoch: each fold has checkpoints at 2 and 4, and the first folds one of its end.
+    assert resume_all(config, tmp_path, monkeypatch, lambda number: number in (0, 2)) == 2
+    assert sorted(path.name for path in (tmp_path / "whole").glob("fold_*/checkpoint/*")) == [
+        *["step_00000004-evaluated"] * 2,
+        *["step_00000004-finished"] * 2,
+    ]
+
+
+def test_a_checkpoint_is_there_only_while_the_run_is_unfinished(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert, checkpoint={"every": "epoch"}, evaluation={})
+    cut_off(config, tmp_path / "run", 2)
+    names = [path.name for path in (tmp_path / "run" / "fold_0" / "checkpoint").iterdir()]
+    assert sorted(names) == ["step_00000005-evaluated", "step_00000010-evaluated"]
+    run_all_resumed(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "fold_0" / "checkpoint").exists()
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_what_a_resumed_run_says_of_itself(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert)
+    cut_off(config, tmp_path / "run", 3)
+    until_then = [event["time"] for event in events_of(tmp_path / "run")][-1]
+    metrics = run_all_resumed(config, tmp_path / "run")[-1].metrics
+    (resumed,) = events_of(tmp_path / "run", "resume")
+    assert resumed["step"] == 3
+    assert resumed["time"] > until_then
+    assert resumed["total_steps"] == 10
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert [place["step"] for place in environment["resumed"]] == [3]
+    assert metrics["overall"]["sessions"] == 2
+    parts = [metrics["overall"][f"{phase}_seconds"] for phase in ("startup", "train", "evaluation", "checkpoint")]
+    assert sum(parts) == pytest.approx(metrics["overall"]["total_seconds"], rel=0.02)
+    assert metrics["overall"]["startup_seconds"] > 0.5 * resumed["seconds_before"] > 0
+    steps = [event["train_seconds"] for event in events_of(tmp_path / "run", "step")]
+    assert steps == sorted(steps)
+    assert metrics["overall"]["train_seconds"] >= steps[-1]
+
+
+def test_a_resumed_run_is_read_as_one_without_the_time_between(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert)
+    cut_off(config, tmp_path / "run", 3)
+    cut_off(config, tmp_path / "run", 3, resume=True)
+    events = tmp_path / "run" / "events.jsonl"
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    events.write_text("".join(json.dumps(line | {"time": line["time"] - 3600}) + "\n" for line in lines))
+    for state in (tmp_path / "run").glob("fold_0/checkpoint/*/state.json"):
+        content = json.loads(state.read_text())
+        assert content["events_bytes"] <= events.stat().st_size
+    run_all_resumed(config, tmp_path / "run")
+    read = read_run(tmp_path / "run", 0)
+    assert len(read.losses) == 10
+    assert read.memory_seconds[0] > 0
+    assert (np.diff(read.memory_seconds) > 0).all()
+    assert read.memory_seconds[-1] < read.overall["total_seconds"]
+
+
+# Nothing to go on with
+
+
+def test_resume_begins_a_run_where_there_is_none(data: Path, bert: Path, tmp_path: Path) -> None:
+    events = run_all_resumed(every_step(data, bert), tmp_path / "run")
+    assert any("the run begins" in event.text for event in events if isinstance(event, Note))
+    run_all(every_step(data, bert), tmp_path / "plain")
+    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "plain")) == []
+
+
+def test_resume_begins_again_where_a_run_was_killed_before_its_first_checkpoint(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    config = every_step(data, bert, checkpoint={"every": {"seconds": 1e6}})
+    with closing(run(config, tmp_path / "run")) as events:  # type: ignore[type-var]
+        for event in events:
+            if isinstance(event, Evaluation):
+                break
+    assert events_of(tmp_path / "run", "step")
+    run_all_resumed(config, tmp_path / "run")
+    assert [event["step"] for event in events_of(tmp_path / "run", "step")] == list(range(1, 11))
+
+
+def test_a_folder_of_something_else_is_not_resumed(data: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"thesis\.txt"):
+        run_all_resumed(every_step(data, bert), tmp_path / "run")
+
+
+def test_a_finished_run_is_told_and_not_trained_again(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert, checkpoint__keep=False)
+    first = run_all(config, tmp_path / "run")[-1].metrics
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    note, end = run_all_resumed(config, tmp_path / "run")
+    assert "nothing is trained" in note.text
+    assert end.metrics == first
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    with pytest.raises(RunFolderError, match=r"optimizer.epochs: 2 in the run, 3 now"):
+        run_all_resumed(every_step(data, bert, optimizer={"epochs": 3}), tmp_path / "run")
+
+
+def test_an_unfinished_run_is_not_overwritten_without_resume(data: Path, bert: Path, tmp_path: Path) -> None:
+    cut_off(every_step(data, bert), tmp_path / "run", 1)
+    with pytest.raises(RunFolderError, match="go on with the unfinished run in it by --resume"):
+        run_all(every_step(data, bert), tmp_path / "run")
+
+
+# Refusing to mix
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, "seed: 0 in the run, 1 now"),
+        ({"batching": {"batch_size": 4}}, "batching.batch_size: 8 in the run, 4 now"),
+        ({"optimizer": {"epochs": 3, "learning_rate": 2e-2}}, "optimizer.schedule: cosine in the run, linear now"),
+        ({"folds__seed": 4}, "folds_sha256: "),
+        ({"tokens__max_length": 30}, "tokens.max_length: 128 in the run, 30 now"),
+    ],
+)
+def test_changed_settings_are_refused_with_what_changed(
+    data: Path, bert: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    cut_off(every_step(data, bert), tmp_path / "run", 1)
+    before = (tmp_path / "run" / "events.jsonl").read_bytes()
+    with pytest.raises(RunFolderError, match="--force") as caught:
+        run_all_resumed(every_step(data, bert, **changes), tmp_path / "run")
+    assert said in str(caught.value)
+    assert (tmp_path / "run" / "events.jsonl").read_bytes() == before
+
+
+def test_changed_data_tokens_and_weights_are_refused_each_by_its_name(data: Path, bert: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(bert, tmp_path / "model")
+    config = every_step(data, model)
+    cut_off(config, tmp_path / "run", 1)
+    text = data.read_bytes()
+    data.write_bytes(text[:-3] + b"9\r\n")
+    with pytest.raises(
+        RunFolderError, match=r"\n  data_sha256: [0-9a-f]{12}\.\.\. in the run, [0-9a-f]{12}\.\.\. now$"
+    ):
+        run_all_resumed(config, tmp_path / "run")
+    data.write_bytes(text)
+
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-2] + bytes([weights[-2] ^ 1]) + weights[-1:])
+    with pytest.raises(RunFolderError, match=r"What changed:\n  model_sha256: [^\n]*$"):
+        run_all_resumed(config, tmp_path / "run")
+    (model / "model.safetensors").write_bytes(weights)
+
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["ba"], vocabulary["ko"] = vocabulary["ko"], vocabulary["ba"]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(RunFolderError, match=r"tokenizer_sha256"):
+        run_all_resumed(config, tmp_path / "run")
+
+
+def test_force_lists_what_it_overrides_and_goes_on(data: Path, bert: Path, tmp_path: Path) -> None:
+    cut_off(every_step(data, bert), tmp_path / "run", 4)
+    changed = every_step(data, bert, optimizer={"epochs": 3, "learning_rate": 1e-3})
+    events = run_all_resumed(changed, tmp_path / "run", force=True)
+    said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    assert "overridden by --force: optimizer.epochs: 2 in the run, 3 now" in said
+    assert events[-1].metrics["overall"]["optimizer_steps"] == 15
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert len(environment["resumed"][0]["changes"]) == len(said) >= 3
+    assert "epochs: 3" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_force_does_not_make_another_model_fit(
+    data: Path, bert: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    cut_off(every_step(data, bert), tmp_path / "run", 1)
+    with pytest.raises(RunFolderError, match="of another model"):
+        run_all_resumed(every_step(data, tiny_encoder_dir("electra")), tmp_path / "run", force=True)
+
+
+def test_moved_data_another_machine_and_rarer_checkpoints_do_not_stop_a_run(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(every_step(data, bert), tmp_path / "run", 1)
+    data.rename(tmp_path / "moved.csv")
+    monkeypatch.setattr("leantune.runs.session.version", lambda name: "9.9" if name == "torch" else version(name))
+    batching = {"batch_size": 8, "micro_batch": {"rows": 2}}
+    changed = every_step(tmp_path / "moved.csv", bert, checkpoint={"every": "epoch"}, batching=batching)
+    events = run_all_resumed(changed, tmp_path / "run")
+    said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    assert all("the result may differ from an uninterrupted run's in its last digits" in text for text in said)
+    assert [text.partition(":")[0] for text in said if "null" not in text] == ["versions.torch"]
+    assert any(text.startswith("batching.micro_batch.rows: null in the run, 2 now") for text in said)
+
+
+def test_another_fold_than_the_runs_is_refused_and_its_checkpoints_stay(data: Path, bert: Path, tmp_path: Path) -> None:
+    cut_off(every_step(data, bert, fold=1), tmp_path / "run", 3)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for fold in (0, 3):
+        with pytest.raises(RunFolderError, match=rf"has checkpoints of fold 1, and fold {fold} would be trained"):
+            run_all_resumed(every_step(data, bert, fold=fold), tmp_path / "run", force=fold == 3)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    run_all_resumed(every_step(data, bert, fold=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["fold_scores.csv", "fold_7", "thesis"])
+def test_what_a_run_has_not_written_is_not_removed_when_it_begins_again(
+    data: Path, bert: Path, tmp_path: Path, name: str
+) -> None:
+    """A run that was killed before its first checkpoint, in whose folder somebody has put something."""
+    config = every_step(data, bert, checkpoint={"every": {"seconds": 1e6}})
+    with closing(run(config, tmp_path / "run")) as events:  # type: ignore[type-var]
+        next(event for event in events if isinstance(event, Evaluation))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(RunFolderError, match=f"found {name}, which is no run's"):
+        run_all_resumed(config, tmp_path / "run")
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_project_with_a_config_yaml_of_its_own_is_not_taken_for_a_run(data: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "fold_0").mkdir(parents=True)
+    for name in ("config.yaml", "fold_0/weights.bin"):
+        (tmp_path / "mine" / name).write_text("mine")
+    with pytest.raises(RunFolderError, match=r"found config\.yaml, expected the folder of a run"):
+        run_all_resumed(every_step(data, bert), tmp_path / "mine")
+    assert (tmp_path / "mine" / "fold_0" / "weights.bin").read_text() == "mine"
+
+
+def test_a_damaged_fold_does_not_cost_the_folds_after_it_without_a_word(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert, fold="all", folds__count=3, checkpoint={"every": "epoch", "keep": True})
+    run_all(config, tmp_path / "whole")
+    cut_off(config, tmp_path / "run", 5)  # two of each of two folds, which are trained, and one of the third
+    (tmp_path / "run" / "fold_0" / "checkpoint" / "step_00000008-finished" / "state.json").unlink()
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(RunFolderError, match=r"fold 0 is damaged, and folds 1, 2, .* --force") as caught:
+        run_all_resumed(config, tmp_path / "run")
+    assert "step_00000008-finished/state.json: damaged" in str(caught.value)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    events = run_all_resumed(config, tmp_path / "run", force=True)
+    said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    assert any("overridden by --force: fold 0 is damaged" in text for text in said)
+    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
+
+
+def test_force_goes_on_with_other_targets_but_not_with_other_tokens(data: Path, bert: Path, tmp_path: Path) -> None:
+    """Weights and moments are those of the tokens in use, in their order: among others they would mean other words."""
+    config = every_step(data, bert)
+    for name in ("targets", "tokens"):
+        cut_off(config, tmp_path / name, 3)
+    text = data.read_text(encoding="utf-8")
+    data.write_text(text[:-2] + "9\n", encoding="utf-8")
+    run_all_resumed(config, tmp_path / "targets", force=True)
+    word = re.findall(r"[a-z]+", text)[-1]
+    data.write_text(text.replace(word, "%"), encoding="utf-8")  # which is in no other text
+    with pytest.raises(RunFolderError, match="the texts use other tokens than they did"):
+        run_all_resumed(config, tmp_path / "tokens", force=True)
+
+
+def test_force_cannot_go_back_to_fewer_steps_than_are_done(data: Path, bert: Path, tmp_path: Path) -> None:
+    cut_off(every_step(data, bert), tmp_path / "run", 4)
+    shorter = every_step(data, bert, optimizer={"epochs": 2, "max_steps": 2})
+    with pytest.raises(RunFolderError, match="4 steps are done, and the run now ends after 2"):
+        run_all_resumed(shorter, tmp_path / "run", force=True)
+
+
+def test_a_finished_run_whose_table_is_gone_says_so(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = every_step(data, bert)
+    run_all(config, tmp_path / "run")
+    data.unlink()
+    with pytest.raises(TableError, match=r"train\.csv: there is no such file"):
+        run_all_resumed(config, tmp_path / "run")
+
+
+# Locks
+
+
+def test_two_processes_are_kept_out_of_one_folder_and_a_killed_one_leaves_it_free(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    config = every_step(data, bert)
+    cut_off(config, tmp_path / "run", 1)
+    hold = f"from leantune.runs.record import hold; import time, pathlib\nwith hold(pathlib.Path({str(tmp_path / 'run')!r})):\n"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold + " print('held', flush=True); time.sleep(600)"], stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RunFolderError, match="another process is training here"):
+            run_all_resumed(config, tmp_path / "run")
+    finally:
+        other.kill()
+        other.communicate()
+    assert (tmp_path / "run" / ".lock").exists()
+    assert run_all_resumed(config, tmp_path / "run")[-1].metrics["overall"]["optimizer_steps"] == 10
+
+
+# Numbers
+
+
+def test_a_run_that_stops_at_a_number_that_is_not_finite_keeps_the_last_good_checkpoint(
+    bert: Path, tmp_path: Path
+) -> None:
+    """One target is beyond float32 squared; where its row comes first, nothing was saved before."""
+    data = write_table(tmp_path / "train.csv", rows=45)
+    lines = data.read_text(encoding="utf-8").splitlines()
+    config = every_step(data, bert)
+    step_of = {}
+    for row in range(45):
+        data.write_text(
+            "\n".join(
+                line.rpartition(",")[0] + ",1e30" if number == row + 1 else line for number, line in enumerate(lines)
+            ),
+            encoding="utf-8",
+        )
+        with pytest.raises(TrainingError, match=r"(loss|gradient norm) of step \d+ .* is (inf|nan)") as caught:
+            run_all(config, tmp_path / f"run{row}")
+        step_of[row] = int(str(caught.value).split("of step ")[1].split()[0])
+        if step_of[row] > 1:
+            break
+    assert re.search(rf"\b{row + 1}\b", str(caught.value).rpartition("the rows ")[2])
+    saved, warnings = read_newest(tmp_path / f"run{row}" / "fold_0" / "checkpoint")
+    assert saved is not None
+    assert warnings == []
+    assert saved.state["step"] == step_of[row] - 1
+    assert [event["step"] for event in events_of(tmp_path / f"run{row}", "step")] == list(range(1, step_of[row]))
+    assert all(event["loss"] is not None for event in events_of(tmp_path / f"run{row}", "step"))

@@ -1,0 +1,423 @@
+"""Whole runs, from a file to a run folder."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from pydantic import BaseModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import leantune
+from leantune.runs.config import Config, load_config
+from leantune.runs.run import run
+from leantune.system.device import resolve_device
+from leantune.system.errors import DeviceError, InputError, ModelError, SettingsError, TableError
+from leantune.system.settings import Section
+from leantune.training.events import Evaluation, Note, RunEnd
+from leantune.training.precision import supported_precisions
+from leantune.training.scoring import compute_metrics
+from small_runs import LABELS, run_all, tiny_config, write_table
+from tiny_encoders import NAMES, make_texts
+
+QUALITY = ("best", "last", "optimizer_steps", "skipped_steps", "rows", "tokens", "padding_fraction")
+needs_bf16 = pytest.mark.skipif(
+    "bf16" not in supported_precisions(resolve_device("cpu")), reason="this processor does not compute bf16"
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "train.csv")
+
+
+@pytest.fixture
+def bert(tiny_encoder_dir: Callable[[str], Path]) -> Path:
+    return tiny_encoder_dir("bert")
+
+
+def metrics_of(run: Path) -> Any:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def predictions_of(run: Path, fold: int = 0) -> Any:
+    return pq.read_table(run / f"fold_{fold}" / "predictions.parquet").to_pydict()
+
+
+def test_a_run_writes_the_folder_of_the_contract(data: Path, bert: Path, tmp_path: Path) -> None:
+    events = run_all(tiny_config(data, bert), tmp_path / "run")
+    assert isinstance(events[-1], RunEnd)
+    files = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert files >= {
+        "config.yaml",
+        "environment.json",
+        "events.jsonl",
+        "metrics.json",
+        "fold_0/predictions.parquet",
+        "fold_0/model/config.json",
+        "fold_0/model/model.safetensors",
+        "fold_0/model/tokenizer.json",
+    }
+    assert not any("tmp" in name for name in files)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert {"versions", "device", "processor", "code_revision", "data_sha256", "tokenizer_sha256"} <= set(environment)
+    overall = metrics_of(tmp_path / "run")["overall"]
+    expected = "best last optimizer_steps rows tokens padding_fraction tokens_per_second model_flops_utilization "
+    expected += "train_seconds startup_seconds evaluation_seconds checkpoint_seconds total_seconds "
+    expected += "peak_device_bytes peak_process_bytes"
+    assert set(expected.split()) <= set(overall)
+    assert set(overall["best"]) == {"mse", "rmse", "mae", "r2", "pearson", "spearman"}
+
+
+def test_the_parts_of_the_time_add_up_to_the_whole(data: Path, bert: Path, tmp_path: Path) -> None:
+    overall = run_all(tiny_config(data, bert), tmp_path / "run")[-1].metrics["overall"]
+    parts = sum(overall[f"{phase}_seconds"] for phase in ("train", "startup", "evaluation", "checkpoint"))
+    assert parts == pytest.approx(overall["total_seconds"], rel=0.02)
+    assert all(overall[f"{phase}_seconds"] > 0 for phase in ("train", "startup", "evaluation", "checkpoint"))
+
+
+def test_predictions_are_the_validation_rows_in_the_tables_order(data: Path, bert: Path, tmp_path: Path) -> None:
+    run_all(tiny_config(data, bert, data__fold=None), tmp_path / "run")
+    predictions = predictions_of(tmp_path / "run")
+    lines = data.read_text(encoding="utf-8").splitlines()[1:]
+    assert predictions["row"] == sorted(predictions["row"])
+    assert predictions["id"] == [f"{row:04d}" for row in predictions["row"]]
+    assert predictions["target"] == [float(lines[row].rsplit(",", 1)[1]) for row in predictions["row"]]
+    scores = compute_metrics(
+        "regression", np.array(predictions["target"])[:, None], np.array(predictions["prediction"])[:, None]
+    )
+    best = metrics_of(tmp_path / "run")["overall"]["best"]
+    assert best == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_transformers_repeats_the_predictions(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, name: str, precision: str
+) -> None:
+    settings = {"precision": precision, "optimizer__epochs": 1, "tokens__max_length": 128}
+    run_all(tiny_config(data, tiny_encoder_dir(name), **settings), tmp_path / "run")
+    predictions = predictions_of(tmp_path / "run")
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(predictions["prediction"], abs=1e-5)
+    assert np.std(predictions["prediction"]) > 1e-3
+
+
+def repeat_predictions(run: Path, data: Path) -> list[float]:
+    """What plain transformers predicts for the validation rows of a run's fold 0."""
+    model = AutoModelForSequenceClassification.from_pretrained(run / "fold_0" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(run / "fold_0" / "model")
+    texts = read_texts(data, predictions_of(run)["row"])
+    with torch.inference_mode():
+        logits: torch.Tensor = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
+    return logits[:, 0].tolist()
+
+
+def read_texts(data: Path, rows: list[int]) -> list[str]:
+    with data.open(newline="", encoding="utf-8") as file:
+        texts = [line["text"] for line in csv.DictReader(file)]
+    return [texts[row] for row in rows]
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail"])
+def test_plain_transformers_repeats_the_predictions_for_texts_that_were_cut(
+    data: Path, bert: Path, tmp_path: Path, truncation: str
+) -> None:
+    config = tiny_config(data, bert, tokens={"max_length": 16, "truncation": truncation}, optimizer__epochs=1)
+    run_all(config, tmp_path / "run")
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(
+        predictions_of(tmp_path / "run")["prediction"], abs=1e-5
+    )
+
+
+def test_a_runs_own_model_can_be_trained_on_with_longer_texts(data: Path, bert: Path, tmp_path: Path) -> None:
+    run_all(tiny_config(data, bert, tokens__max_length=16, optimizer__epochs=1), tmp_path / "short")
+    model = tmp_path / "short" / "fold_0" / "model"
+    run_all(tiny_config(data, model, optimizer__epochs=1), tmp_path / "long")
+    assert "max_length: 128" in (tmp_path / "long" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_classes_and_labels_are_trained_with_probabilities_to_show(bert: Path, tmp_path: Path, kind: Any) -> None:
+    data = write_table(tmp_path / "train.csv", kind=kind)
+    target = list(LABELS[kind]) if kind == "multilabel" else ["label"]
+    metrics = run_all(tiny_config(data, bert, data__target=target), tmp_path / "run")[-1].metrics
+    assert metrics["task"] == kind
+    assert set(metrics["overall"]["best"]) == {"accuracy", "f1_macro", "log_loss", "roc_auc", "mcc"}
+    predictions = predictions_of(tmp_path / "run")
+    probabilities = np.array(predictions["prediction"])
+    assert probabilities.shape == (12, len(LABELS[kind]))
+    if kind == "multilabel":
+        assert {value for row in predictions["target"] for value in row} <= {0.0, 1.0}
+    else:
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+        assert set(predictions["target"]) <= set(LABELS[kind])
+    config = json.loads((tmp_path / "run" / "fold_0" / "model" / "config.json").read_text())
+    assert tuple(config["id2label"].values()) == tuple(sorted(LABELS[kind]) if kind != "multilabel" else LABELS[kind])
+
+
+def test_pairs_several_targets_weights_and_groups_train(bert: Path, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    texts = make_texts(40)
+    draw = np.random.default_rng(0)
+    rows = [
+        {
+            "a": text,
+            "b": texts[-1 - i],
+            "x": float(draw.normal()),
+            "y": float(draw.normal()),
+            "w": 1 + i % 2,
+            "g": i // 4,
+        }
+        for i, text in enumerate(texts)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = tiny_config(
+        data, bert, data={"path": str(data), "text": ["a", "b"], "target": ["x", "y"], "weight": "w", "group": "g"}
+    )
+    run_all(config, tmp_path / "run")
+    predictions = predictions_of(tmp_path / "run")
+    assert np.array(predictions["prediction"]).shape == (len(predictions["row"]), 2)
+    groups = {row // 4 for row in predictions["row"]}
+    assert sorted(predictions["row"]) == sorted(4 * group + i for group in groups for i in range(4))
+
+
+def test_all_folds_predict_every_row_once(data: Path, bert: Path, tmp_path: Path) -> None:
+    settings = {"fold": "all", "folds__count": 3, "optimizer__epochs": 1}
+    metrics = run_all(tiny_config(data, bert, **settings), tmp_path / "run")[-1].metrics
+    rows = [row for fold in range(3) for row in predictions_of(tmp_path / "run", fold)["row"]]
+    assert sorted(rows) == list(range(60))
+    assert list(metrics["folds"]) == ["0", "1", "2"]
+    assert metrics["overall"]["optimizer_steps"] == sum(f["optimizer_steps"] for f in metrics["folds"].values())
+    assert metrics["overall"]["train_seconds"] == pytest.approx(
+        sum(f["train_seconds"] for f in metrics["folds"].values()), rel=0.01
+    )
+
+
+def test_a_fold_is_the_same_alone_and_among_all(data: Path, bert: Path, tmp_path: Path) -> None:
+    run_all(tiny_config(data, bert, fold="all", folds__count=3), tmp_path / "all")
+    run_all(tiny_config(data, bert, fold=2, folds__count=3), tmp_path / "one")
+    assert predictions_of(tmp_path / "all", 2) == predictions_of(tmp_path / "one", 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+def test_the_same_settings_twice_give_identical_predictions_and_metrics(
+    data: Path, bert: Path, tmp_path: Path, precision: str
+) -> None:
+    config = tiny_config(data, bert, precision=precision, model={"name": str(bert), "dropout": 0.1})
+    first, second = (run_all(config, tmp_path / name)[-1].metrics["overall"] for name in ("a", "b"))
+    assert {key: first[key] for key in QUALITY} == {key: second[key] for key in QUALITY}
+    files = [tmp_path / name / "fold_0" / "predictions.parquet" for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    weights = [tmp_path / name / "fold_0" / "model" / "model.safetensors" for name in ("a", "b")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_deterministic_algorithms_are_asked_for_during_the_run_only_and_change_nothing_on_a_cpu(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    files = []
+    for wanted in (False, True):
+        folder = tmp_path / str(wanted)
+        for _ in run(tiny_config(data, bert, deterministic=wanted), folder):
+            assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert not torch.are_deterministic_algorithms_enabled()
+        files.append((folder / "fold_0" / "model" / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_the_effective_settings_repeat_the_run(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, bert, precision="auto", batching__layout="auto", tokens__max_length="auto")
+    run_all(config, tmp_path / "a")
+    text = (tmp_path / "a" / "config.yaml").read_text()
+    effective = yaml.safe_load(text)
+    assert "auto" not in text
+    assert effective["tokens"]["max_length"] == 128
+    assert effective["data"]["task"] == "regression"
+    run_all(load_config(tmp_path / "a" / "config.yaml", {}), tmp_path / "b")
+    assert predictions_of(tmp_path / "a") == predictions_of(tmp_path / "b")
+    assert (tmp_path / "b" / "config.yaml").read_text() == text
+
+
+def test_the_best_weights_are_kept_when_later_ones_are_worse(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        data,
+        bert,
+        optimizer={"epochs": 8, "learning_rate": 0.02, "schedule": "constant"},
+        evaluation__every={"steps": 3},
+    )
+    events = run_all(config, tmp_path / "run")
+    scores = {event.step: event.metrics["rmse"] for event in events if isinstance(event, Evaluation)}
+    result = metrics_of(tmp_path / "run")["folds"]["0"]
+    assert result["best"]["step"] == min(scores, key=lambda step: scores[step])
+    assert result["best"]["step"] < result["last"]["step"]
+    assert result["best"]["rmse"] == pytest.approx(min(scores.values()))
+    predictions = predictions_of(tmp_path / "run")
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(predictions["prediction"], abs=1e-5)
+
+
+@needs_bf16
+def test_a_16_bit_runs_metrics_are_those_of_the_saved_float32_weights(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        data,
+        bert,
+        precision="bf16",
+        optimizer={"epochs": 8, "learning_rate": 0.02, "schedule": "constant"},
+        evaluation__every={"steps": 3},
+        seed=1,  # whose best evaluation is not the last
+    )
+    run_all(config, tmp_path / "run")
+    result = metrics_of(tmp_path / "run")["folds"]["0"]
+    assert result["best"]["step"] < result["last"]["step"]
+    predictions = predictions_of(tmp_path / "run")
+    assert repeat_predictions(tmp_path / "run", data) == pytest.approx(predictions["prediction"], abs=1e-5)
+
+
+def test_what_is_cut_is_told_before_training(data: Path, bert: Path, tmp_path: Path) -> None:
+    events = run_all(tiny_config(data, bert, tokens__max_length=16), tmp_path / "run")
+    notes = {event.about: event.text for event in events if isinstance(event, Note)}
+    assert "longer than 16 tokens (as set)" in notes["tokens"]
+    assert "% of all tokens" in notes["tokens"]
+    assert "regression" in notes["task"]
+
+
+def test_a_taken_folder_stays_as_it_is(data: Path, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="another --output"):
+        run_all(tiny_config(data, bert), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"data__target": "scores"}, TableError, "'score'"),
+        ({"fold": 5}, SettingsError, "0 to 4"),
+        ({"folds__count": 100}, TableError, "60 rows"),
+        ({"evaluation__metric": "accuracy"}, SettingsError, "rmse"),
+        ({"tokens__max_length": 500}, SettingsError, "128"),
+        ({"precision": "fp16"}, DeviceError, "fp32"),
+        ({"device": "cuda:9"}, DeviceError, "cpu"),
+        ({"model": {"name": "nobody/nothing"}}, ModelError, "nobody/nothing"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(
+    data: Path, bert: Path, tmp_path: Path, settings: Any, error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run_all(tiny_config(data, bert, **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_python_interface_trains_as_the_command_does(data: Path, bert: Path, tmp_path: Path) -> None:
+    run = leantune.train(
+        data,
+        text="text",
+        target="score",
+        model=str(bert),
+        output=tmp_path / "run",
+        settings={"optimizer.epochs": 1, "batching.batch_size": 8},
+        display=False,
+    )
+    assert run.folder == tmp_path / "run"
+    assert run.metrics == metrics_of(tmp_path / "run")
+    assert run.metrics["overall"]["optimizer_steps"] == 6
+
+
+def test_every_setting_is_read(data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is accepted and then ignored: two runs between them read every field of every section."""
+    read: set[tuple[str, str]] = set()
+    original = BaseModel.__getattribute__
+
+    def watched(section: Any, name: str) -> Any:
+        if name in type(section).__dict__.get("__pydantic_fields__", {}):
+            read.add((type(section).__name__, name))
+        return original(section, name)
+
+    by_steps = tiny_config(
+        data, bert, evaluation__every={"steps": 5}, batching__micro_batch={"rows": 3}, checkpoint__every={"steps": 5}
+    )
+    by_fraction = tiny_config(data, bert, evaluation__every={"fraction": 0.5}, batching__micro_batch={"tokens": 90})
+    monkeypatch.setattr("leantune.runs.session.dump_config", lambda _: {})  # writing a setting down is not using it
+    monkeypatch.setattr(Section, "__getattribute__", watched)
+    for i, config in enumerate((by_steps, by_fraction)):
+        run_all(config, tmp_path / str(i))
+    fields = {(section.__name__, name) for section in all_sections(Config) for name in section.model_fields}
+    assert len(fields) > 40
+    assert fields - read == set()
+
+
+def all_sections(section: type[Section]) -> set[type[Section]]:
+    """A section and all sections in it."""
+    found = {section}
+    for field in section.model_fields.values():
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, Section):
+                found |= all_sections(candidate)
+    return found
+
+
+def test_weights_of_zero_in_all_training_rows_are_refused(bert: Path, tmp_path: Path) -> None:
+    data = tmp_path / "train.csv"
+    lines = [f"{text},{i % 7}.5,{i % 2},{1 - i % 2}" for i, text in enumerate(make_texts(40)) if "," not in text]
+    data.write_text("\n".join(["text,score,part,weight", *lines]), encoding="utf-8")
+    config = tiny_config(
+        data, bert, data={"path": str(data), "text": "text", "target": "score", "weight": "weight", "fold": "part"}
+    )
+    with pytest.raises(TableError, match="weight 0"):
+        run_all(config, tmp_path / "run")
+
+
+def test_the_scale_of_the_weights_does_not_matter(bert: Path, tmp_path: Path) -> None:
+    metrics = []
+    for name, scale in (("a", 1), ("b", 1e30)):
+        data = tmp_path / f"{name}.jsonl"
+        rows = [
+            {"text": text, "score": i % 7 + 0.5, "weight": (1 + i % 3) * scale} for i, text in enumerate(make_texts(40))
+        ]
+        data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        columns = {"path": str(data), "text": "text", "target": "score", "weight": "weight"}
+        metrics.append(run_all(tiny_config(data, bert, data=columns), tmp_path / name)[-1].metrics["overall"]["best"])
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "layout"), [("bert", "packed"), ("modernbert", "packed"), ("mpnet", "dynamic")])
+def test_the_layout_is_packed_where_the_architecture_can_be_and_the_run_says_so(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, name: str, layout: str
+) -> None:
+    events = run_all(tiny_config(data, tiny_encoder_dir(name), optimizer={"max_steps": 2}), tmp_path / "run")
+    batching = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batching"]
+    assert batching["layout"] == layout
+    assert batching["micro_batch"] == {"tokens": {"packed": 2048, "dynamic": 1024}[layout]}
+    (said,) = [event.text for event in events if isinstance(event, Note) and event.about == "batching"]
+    assert ("packed rows," in said) == (layout == "packed")
+    assert ("mpnet cannot take packed rows" in said) == (name == "mpnet")
+    padding = metrics_of(tmp_path / "run")["overall"]["padding_fraction"]
+    assert (padding < 0.1) == (layout == "packed")
+
+
+def test_a_layout_that_the_architecture_does_not_allow_is_refused(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = tiny_config(data, tiny_encoder_dir("deberta-v2"), batching__layout="packed")
+    with pytest.raises(SettingsError, match=r"batching\.layout: packed is not possible with deberta-v2"):
+        run_all(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_packed_and_padded_runs_learn_the_same(data: Path, bert: Path, tmp_path: Path) -> None:
+    metrics = []
+    for layout in ("fixed", "packed"):
+        config = tiny_config(data, bert, batching__layout=layout, model={"name": str(bert), "dropout": 0.0})
+        config = config.model_copy(update={"model": config.model.model_copy(update={"attention_dropout": 0.0})})
+        run_all(config, tmp_path / layout)
+        metrics.append(metrics_of(tmp_path / layout)["overall"])
+    assert metrics[0]["best"] == pytest.approx(metrics[1]["best"], rel=1e-3)
+    assert metrics[0]["padding_fraction"] > 0.2
+    assert metrics[1]["padding_fraction"] < 0.1
