@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from leantune.batches.batch import make_batch
-from leantune.encoder.attention import make_packing, packed_attention
+from leantune.batches.packing import make_packing
+from leantune.encoder.attention import packed_attention
 from leantune.encoder.model import Encoder, ModelSettings, load_encoder
 from leantune.training.precision import Precision, PrecisionName, supported_precisions
 from leantune.training.step import accumulate_gradients, optimizer_step

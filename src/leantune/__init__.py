@@ -1,31 +1,6 @@
 """Fine-tune text encoders without waste, and know what each trick bought you."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from lazy_loader import attach_stub
 
-from leantune.system.errors import LeantuneError
-
-if TYPE_CHECKING:
-    from leantune.comparison import Comparison
-    from leantune.experiments.experiment import compare, demo
-    from leantune.runs.run import Run, train
-    from leantune.tables.folds import Folds, assign_folds
-
-__all__ = ["Comparison", "Folds", "LeantuneError", "Run", "assign_folds", "compare", "demo", "train"]
-
-_HOMES = {
-    "Comparison": "comparison",
-    "Folds": "tables.folds",
-    "Run": "runs.run",
-    "assign_folds": "tables.folds",
-    "compare": "experiments.experiment",
-    "demo": "experiments.experiment",
-    "train": "runs.run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # torch and transformers take seconds to import: `leantune --help` must not wait for them.
-    if name in _HOMES:
-        return getattr(import_module(f"leantune.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Names are imported when they are first used: torch and transformers take seconds, and `leantune --help` must not wait.
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

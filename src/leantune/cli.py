@@ -138,7 +138,8 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `leantune compare` wrote.")],
 ) -> None:
     """Rebuild a comparison's report from its run folders."""
-    from leantune.report import rebuild_report, show_comparison
+    from leantune.report.overview import show_comparison
+    from leantune.report.pages import rebuild_report
     from leantune.training.events import heard
 
     for _ in heard([rebuild_report(folder)], show_comparison, "the display"):

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from leantune.batches.batch import make_batch
+from leantune.batches.packing import Packing, make_packing
 from leantune.encoder.attention import NAME as PACKED_ATTENTION
-from leantune.encoder.attention import Packing, attend, make_packing
+from leantune.encoder.attention import attend
 from leantune.training.precision import Precision
 from leantune.training.step import accumulate_gradients
 from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of

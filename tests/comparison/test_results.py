@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from leantune.comparison.results import EvaluationPoint, entry, read_json, read_run, seconds_to_reach, value_at
+from leantune.comparison.results import EvaluationPoint, entry, read_run, seconds_to_reach, value_at
 from leantune.runs.record import RunFolder
 from leantune.system.errors import RunFolderError
+from leantune.system.files import read_json
 from leantune.training.events import Evaluation, FoldEnd, FoldStart, Note, TrainStep
 from synthetic_experiments import ENVIRONMENT, write_run
 

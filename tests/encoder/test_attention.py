@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leantune.encoder.attention import make_packing, packed_attention
+from leantune.batches.packing import make_packing
+from leantune.encoder.attention import packed_attention
 from small_runs import CPU
 
 HEADS, WIDTH = 3, 4

@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import leantune.runs.display
-from leantune.runs.display import Display, countdown, duration, figure, summary
+from leantune.runs.display import Display, summary
+from leantune.system.formatting import countdown, duration, figure
 from leantune.training.events import (
     Checkpoint,
     Evaluation,

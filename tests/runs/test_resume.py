@@ -378,7 +378,8 @@ def test_two_processes_are_kept_out_of_one_folder_and_a_killed_one_leaves_it_fre
 ) -> None:
     config = every_step(data, bert)
     cut_off(config, tmp_path / "run", 1)
-    hold = f"from leantune.runs.record import hold; import time, pathlib\nwith hold(pathlib.Path({str(tmp_path / 'run')!r})):\n"
+    place = f"pathlib.Path({str(tmp_path / 'run')!r})"
+    hold = f"from leantune.runs.record import hold; import time, pathlib\nwith hold({place}):\n"
     other = subprocess.Popen(
         [sys.executable, "-c", hold + " print('held', flush=True); time.sleep(600)"], stdout=subprocess.PIPE
     )

@@ -14,8 +14,8 @@ import pytest
 
 from fork_server import Process, Server, serve
 from interruptions import differing, events_of, outcome
-from leantune import stopping
 from leantune.runs.config import dump_config
+from leantune.system import stopping
 from leantune.system.files import write_yaml
 from leantune.training.checkpoint import read_newest
 from small_runs import run_all, tiny_config, write_table

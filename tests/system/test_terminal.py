@@ -17,8 +17,9 @@ from test_overview import PLAN, done
 
 from leantune.comparison import compare_runs
 from leantune.report import Overview, show_comparison
-from leantune.runs.display import Display, Terminal
+from leantune.runs.display import Display
 from leantune.runs.run import run
+from leantune.system.console import Terminal
 from leantune.system.terminal import printable, say
 from leantune.training.events import Note, Recorded, heard
 from small_runs import tiny_config, write_table

@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
-from leantune import folds as folds_module
 from leantune.system.errors import SettingsError, TableError
+from leantune.tables import folds as folds_module
 from leantune.tables.folds import Folds, FoldSettings, given_folds, make_folds
 from leantune.tables.targets import Targets
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leantune.batches.packing import Packing, make_packing
 from leantune.batches.plan import Padding, padded_tokens
-from leantune.encoder.attention import Packing, make_packing
 from leantune.system.device import send
 from leantune.tokens.truncation import Sequences
 

@@ -8,8 +8,6 @@ effects        what a recipe changed in one measure, and the verdict
 comparing      all of it, for all recipes
 """
 
-from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
-from leantune.comparison.effects import Effect, Measure, Verdict
-from leantune.comparison.folder import Cell
+from lazy_loader import attach_stub
 
-__all__ = ["Cell", "Comparison", "Effect", "Measure", "RecipeResult", "Verdict", "compare_runs"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from leantune.comparison.comparability import check_comparable, flatten, variations
+from leantune.comparison.comparability import check_comparable, variations
 from leantune.comparison.effects import (
     Effect,
     Measure,
@@ -25,6 +25,7 @@ from leantune.comparison.folder import Cell, Plan, read_cells, read_plan
 from leantune.comparison.paired import describe_method
 from leantune.comparison.results import RunResult
 from leantune.system.errors import RunFolderError
+from leantune.system.settings import flatten
 
 NOT_A_CHANGE = ("seed", "fold", "data.path", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""

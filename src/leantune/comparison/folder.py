@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leantune.comparison.results import RunResult, entry, read_json, read_run
+from leantune.comparison.results import RunResult, entry, read_run
 from leantune.system.errors import RunFolderError
+from leantune.system.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """What a finished run folder says, read back for comparing: the counterpart of `record`, and as free of torch."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from leantune.system.errors import RunFolderError
+from leantune.system.files import parse_json_object, read_json, unreadable
 from leantune.system.safe_yaml import parse_yaml
 
 T = TypeVar("T")
@@ -101,14 +101,6 @@ def read_run(folder: Path, fold: int) -> RunResult:
         validation_rows=rows,
         validation_targets=targets,
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; raises `RunFolderError`, naming the file."""
-    try:
-        return _parsed_object(file, file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as error:
-        raise _unreadable(file, error) from None
 
 
 def entry(where: object, content: dict[str, Any], kind: type[T], *names: str) -> T:
@@ -229,9 +221,9 @@ def _events(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with file.open(encoding="utf-8") as lines:
             for line, text in enumerate(lines, start=1):
-                yield line, _parsed_object(f"{file}, line {line}", text)
+                yield line, parse_json_object(f"{file}, line {line}", text)
     except (OSError, UnicodeError) as error:
-        raise _unreadable(file if line == 0 else f"{file}, after line {line}", error) from None
+        raise unreadable(file if line == 0 else f"{file}, after line {line}", error) from None
 
 
 def _read_predictions(file: Path, count: int) -> tuple[NDArray[np.int64], tuple[Any, ...]]:
@@ -240,7 +232,7 @@ def _read_predictions(file: Path, count: int) -> tuple[NDArray[np.int64], tuple[
         with file.open("rb") as stream, pq.ParquetFile(stream) as parquet:
             table = parquet.read(columns=["row", "target"])
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(file, error) from None
+        raise unreadable(file, error) from None
     for name in ("row", "target"):
         if name not in table.column_names:
             raise RunFolderError(f"{file}: found no column {name!r}, expected row, id, target and prediction")
@@ -256,22 +248,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = parse_yaml(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise _unreadable(file, error) from None
+        raise unreadable(file, error) from None
     if not isinstance(content, dict):
         raise RunFolderError(f"{file}: found {type(content).__name__}, expected a mapping")
     return content
-
-
-def _parsed_object(where: object, text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{where}: found no whole JSON ({error}), expected an object") from None
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{where}: found {type(content).__name__}, expected a JSON object")
-    return content
-
-
-def _unreadable(where: object, error: Exception) -> RunFolderError:
-    why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return RunFolderError(f"{where}: cannot be read: {why}")

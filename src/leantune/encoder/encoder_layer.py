@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from leantune.encoder.attention import Packing, attend, attend_backward, attend_first, attend_first_backward, restore
+from leantune.batches.packing import Packing
+from leantune.encoder.attention import attend, attend_backward, attend_first, attend_first_backward, restore
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
 
 NormGradients = tuple[Tensor, Tensor, Tensor]

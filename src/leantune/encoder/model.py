@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from leantune.batches.batch import Batch
+from leantune.batches.packing import Packing, make_packing
 from leantune.encoder.attention import NAME as PACKED_ATTENTION
-from leantune.encoder.attention import Packing, make_packing
 from leantune.encoder.dropout import use_bit_dropout
 from leantune.encoder.embedding import whole_embedding
 from leantune.encoder.encoder_layer import count_unread_flops, use_packed_layers

@@ -7,11 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from leantune.comparison import Comparison
+from leantune.comparison.comparing import Comparison
 from leantune.experiments.example import demo_experiment, free_folder
 from leantune.experiments.recipes import Experiment, load_experiment, parse_experiment
 from leantune.experiments.runner import run_experiment
-from leantune.report import Overview, rebuild_report, show_comparison
+from leantune.report.overview import Overview, show_comparison
+from leantune.report.pages import rebuild_report
 from leantune.runs.config import assign
 from leantune.system.device import resolve_device
 from leantune.training.events import heard

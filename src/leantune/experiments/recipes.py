@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, field_validator
 
-from leantune.comparison.comparability import flatten
 from leantune.runs.config import Config, assign, dump_config, parse_config, read_yaml
 from leantune.system.errors import SettingsError
-from leantune.system.settings import Section, check, is_section
+from leantune.system.settings import Section, check, flatten, is_section
 
 SAME_FOR_ALL = {
     "data.path": "rows, set under base",

@@ -30,11 +30,11 @@ from filelock import FileLock, Timeout
 
 from leantune.comparison.comparability import check_pair
 from leantune.comparison.folder import read_cell
-from leantune.comparison.results import RunResult, read_json
+from leantune.comparison.results import RunResult
 from leantune.experiments.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
 from leantune.system.device import device_key
 from leantune.system.errors import RunFolderError, SettingsError
-from leantune.system.files import write_json, write_yaml
+from leantune.system.files import read_json, write_json, write_yaml
 from leantune.system.safe_yaml import parse_yaml
 from leantune.tables.folds import fold_table
 from leantune.training.events import (

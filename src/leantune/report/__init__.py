@@ -1,6 +1,5 @@
 """A comparison as people read it: in words, in figures, as one page, and in the terminal."""
 
-from leantune.report.overview import Overview, show_comparison
-from leantune.report.pages import rebuild_report, write_report
+from lazy_loader import attach_stub
 
-__all__ = ["Overview", "rebuild_report", "show_comparison", "write_report"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from leantune.comparison import Comparison, Effect, RecipeResult
+from leantune.comparison.comparing import Comparison, RecipeResult
+from leantune.comparison.effects import Effect
 from leantune.comparison.results import RunResult
 from leantune.report.drawing import SLOTS, WIDTH, drawing, line_style, log_axis, marker
 from leantune.report.wording import MARKS, effect_text, shorten
-from leantune.runs.display import duration
+from leantune.system.formatting import duration
 
 Floats = NDArray[np.float64]
 

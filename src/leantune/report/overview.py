@@ -11,9 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from leantune.comparison import Comparison, RecipeResult
+from leantune.comparison.comparing import Comparison, RecipeResult
 from leantune.report.wording import effect_text, setting_text, value_text, verdict_text
-from leantune.runs.display import Terminal, countdown, duration, figure
+from leantune.system.console import Terminal
+from leantune.system.formatting import countdown, duration, figure
 from leantune.system.terminal import printable
 from leantune.training.events import ComparisonEvent, Plan, RunDone, RunProgress, RunStart, Trial, Waiting, heard
 

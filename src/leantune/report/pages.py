@@ -16,7 +16,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult, compare_runs
+from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
+from leantune.comparison.effects import Effect, Measure
+from leantune.comparison.folder import Cell
 from leantune.report import drawing, figures
 from leantune.report.wording import (
     answer,

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from leantune.comparison import Comparison, Effect, RecipeResult
+from leantune.comparison.comparing import Comparison, RecipeResult
+from leantune.comparison.effects import Effect
 from leantune.comparison.paired import Estimate
-from leantune.runs.display import duration, figure
+from leantune.system.formatting import duration, figure
 
 MARKS = {"better": "▲", "worse": "▼", "inconclusive": "○"}
 """A shape for each verdict, so that no colour has to say it."""

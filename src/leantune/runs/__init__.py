@@ -1,1 +1,5 @@
 """Settings and a table become a run folder."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from leantune.system.console import Terminal
+from leantune.system.formatting import countdown, duration, figure
 from leantune.system.terminal import printable
 from leantune.training.events import Evaluation, Event, FoldStart, Note, Resume, RunEnd, TrainStep, heard
 from leantune.training.events import Progress as StageProgress
@@ -19,17 +21,6 @@ SECONDS_BETWEEN_LINES = 10.0
 HEAD_WIDTH = 10
 SCORES = ("rmse", "mae", "r2", "pearson", "accuracy", "f1_macro", "log_loss", "roc_auc")
 """Metrics that are shown at an evaluation, as many as one line of 80 columns holds; the first defined one leads."""
-
-
-class Terminal(Console):
-    """Standard error as rich writes to it, but for one thing: a reader that has left does not end the process."""
-
-    def __init__(self) -> None:
-        super().__init__(stderr=True, highlight=False)
-
-    def on_broken_pipe(self) -> None:
-        """Raise the error as it is, where rich would leave with exit code 1 in the middle of a training."""
-        raise  # noqa: PLE0704 - called while the error is handled
 
 
 class Display:
@@ -166,28 +157,3 @@ def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _score(value: float | None) -> str:
     return "undefined" if value is None else figure(value, 4)
-
-
-def figure(value: float, digits: int) -> str:
-    """Return a number in `digits` places after the point, fewer where it is large: `0.512`, `12.3`, `12,346`.
-
-    Below 0.1 it has as many digits other than the leading zeros: `0.0123`.
-    """
-    size = abs(value)
-    if 0 < size < 0.1 or size >= 1e9:
-        return f"{value:.{digits}g}"
-    return f"{value:,.{max(0, digits + 1 - len(f'{size:.0f}'))}f}"
-
-
-def countdown(seconds: float) -> str:
-    """Return seconds in the fewest characters: `0:07`, `3:20`, `1:03:20`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as a person reads them: `8.1 s`, `2 min 05 s`, `1 h 04 min`."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -18,9 +18,9 @@ from leantune.runs.record import RunFolder
 from leantune.runs.session import Session
 from leantune.runs.totals import Tally
 from leantune.system.errors import RunFolderError
-from leantune.system.files import saving
+from leantune.system.files import saving, sha256_of
 from leantune.system.stopping import Stopped
-from leantune.training.checkpoint import SavedState, Timer, sha256_of
+from leantune.training.checkpoint import SavedState, Timer
 from leantune.training.clock import Phase
 from leantune.training.events import Checkpoint, Evaluation, Event, FoldEnd, Note, TrainStep
 from leantune.training.loop import Fold, predict_rows, train_fold

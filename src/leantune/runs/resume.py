@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leantune.comparison.comparability import flatten
-from leantune.comparison.results import read_json
 from leantune.runs.config import Config, dump_config, read_yaml
 from leantune.runs.record import FOLD
 from leantune.system.errors import RunFolderError, TableError
-from leantune.training.checkpoint import SavedState, read_newest, remove_after, sha256_of
+from leantune.system.files import read_json, sha256_of
+from leantune.system.settings import flatten
+from leantune.training.checkpoint import SavedState, read_newest, remove_after
 
 FREE = ("data.path", "device", "checkpoint.", "batching.micro_batch")
 """Settings that may change: where the same bytes lie, where it runs, how much at once, and how often it is saved."""

@@ -19,7 +19,8 @@ from leantune.runs.preparation import Prepared
 from leantune.runs.record import RunFolder, code_revision
 from leantune.runs.resume import Progress, checkpoint_place
 from leantune.system.device import describe_device, peak_device_bytes, processor_name
-from leantune.training.checkpoint import sha256_of, write_checkpoint
+from leantune.system.files import sha256_of
+from leantune.training.checkpoint import write_checkpoint
 from leantune.training.clock import Phase, PhaseClock, peak_process_bytes
 from leantune.training.events import Checkpoint, Resume
 from leantune.training.state import weights_digest

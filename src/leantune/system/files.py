@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, stay when the power goes, and say so where they cannot be written."""
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -84,6 +85,37 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 def strict_json(value: dict[str, Any], indent: int | None = None) -> str:
     """Return strict JSON: NaN is not in it, and a number that is not one must never reach a file."""
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; raises `RunFolderError`, naming the file."""
+    try:
+        return parse_json_object(file, file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError) as error:
+        raise unreadable(file, error) from None
+
+
+def parse_json_object(where: object, text: str) -> dict[str, Any]:
+    """Parse a JSON object; raises `RunFolderError`, naming `where` it stands."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{where}: found no whole JSON ({error}), expected an object") from None
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{where}: found {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def unreadable(where: object, error: Exception) -> RunFolderError:
+    """Return what to raise where a file of a run folder cannot be read."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    return RunFolderError(f"{where}: cannot be read: {why}")
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync_tree(path: Path) -> None:

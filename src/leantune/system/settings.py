@@ -135,6 +135,14 @@ def _required(section: type[Section]) -> str:
     return ", ".join(name for name, field in section.model_fields.items() if field.is_required())
 
 
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat
+
+
 def is_section(kind: Any) -> TypeGuard[type[Section]]:
     """Tell whether an annotation is one section, not a choice of several."""
     return isinstance(kind, type) and issubclass(kind, Section)

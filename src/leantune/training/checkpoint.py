@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leantune.system.errors import RunFolderError, SavingError, TrainingError
-from leantune.system.files import sync_folder
+from leantune.system.files import read_json, sha256_of, sync_folder
 from leantune.system.settings import Section
 
 FORMAT = 1
@@ -176,7 +176,7 @@ def read_newest(place: Path) -> tuple[SavedState | None, list[str]]:
 
 def read_checkpoint(path: Path) -> SavedState:
     """Check a checkpoint against its manifest; raises `RunFolderError` that names the file that is not as written."""
-    manifest = _read_json(path / MANIFEST)
+    manifest = read_json(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise RunFolderError(
             f"{path / MANIFEST}: found format {manifest.get('format')!r}, expected {FORMAT}: damaged, or written by "
@@ -197,7 +197,7 @@ def read_checkpoint(path: Path) -> SavedState:
                 f"found {size:,} bytes, expected {expected}" if size != expected else "its bytes are not those written"
             )
             raise RunFolderError(f"{file}: damaged: {what}")
-    return SavedState(path=path, state=_read_json(path / STATE))
+    return SavedState(path=path, state=read_json(path / STATE))
 
 
 def remove_after(place: Path, used: Path | None) -> None:
@@ -214,26 +214,9 @@ def remove_leftovers(place: Path) -> None:
         shutil.rmtree(path)
 
 
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _complete(place: Path) -> list[Path]:
     """Return the checkpoints below `place`, the oldest first: names sort as steps do."""
     return sorted(path for path in place.glob("step_*") if path.is_dir())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else "found no whole JSON"
-        raise RunFolderError(f"{file}: damaged: {why}") from None
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{file}: damaged: found no JSON object")
-    return content
 
 
 class _File:

@@ -1,0 +1,10 @@
+from .errors import DeviceError as DeviceError
+from .errors import InputError as InputError
+from .errors import LeantuneError as LeantuneError
+from .errors import ModelError as ModelError
+from .errors import RunFolderError as RunFolderError
+from .errors import SavingError as SavingError
+from .errors import SettingsError as SettingsError
+from .errors import TableError as TableError
+from .errors import TrainingError as TrainingError
+from .settings import Section as Section

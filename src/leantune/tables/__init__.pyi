@@ -1,0 +1,9 @@
+from .folds import Folds as Folds
+from .folds import FoldSettings as FoldSettings
+from .folds import assign_folds as assign_folds
+from .folds import fold_table as fold_table
+from .table import DataSettings as DataSettings
+from .table import Table as Table
+from .table import read_table as read_table
+from .targets import Targets as Targets
+from .targets import parse_targets as parse_targets
