@@ -15,7 +15,9 @@ from pathlib import Path
 
 import torch
 
-from leantune.encoder.model import ModelSettings, load_encoder, save_model
+from leantune.encoder.loading import load_encoder
+from leantune.encoder.model import ModelSettings
+from leantune.encoder.saving import save_model
 from leantune.tokens.tokens import load_tokenizer
 from leantune.training.checkpoint import LARGEST_SHARE, CheckpointSettings, read_checkpoint, write_checkpoint
 from leantune.training.optim import OptimizerSettings, make_optimizer

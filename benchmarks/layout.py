@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from leantune.batches.batch import make_batch
+from leantune.batches.batch import make_training_batch
 from leantune.batches.plan import plan_epoch
 from leantune.encoder.model import Encoder
 from leantune.runs.config import parse_config
@@ -74,10 +74,10 @@ def take_steps(runner: Runner, steps: int) -> None:
     for index in range(steps):
         step = plan.step(index)
         batches = [
-            make_batch(rows, micro, pad_id=encoder.pad_id, padding=batching.padding, device=device)
+            make_training_batch(rows, micro, pad_id=encoder.pad_id, padding=batching.padding, device=device)
             for micro in step.micro_batches
         ]
-        computed += sum(batch.input_ids.numel() for batch in batches)
+        computed += sum(batch.inputs.input_ids.numel() for batch in batches)
         tokens += int(rows.sequences.lengths[step.rows].sum())
         optimizer_step(
             encoder,

@@ -12,8 +12,8 @@ import statistics
 import time
 from pathlib import Path
 
-from leantune.batches.batch import Rows, make_batch
-from leantune.batches.plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch, computed_tokens, plan_epoch
+from leantune.batches.batch import Rows, make_training_batch
+from leantune.batches.plan import MicroBatch, RowsPerMicroBatch, TokensPerMicroBatch, padded_tokens, plan_epoch
 from leantune.runs.config import parse_config
 from leantune.runs.preparation import prepare
 from leantune.system.device import resolve_device, synchronize
@@ -76,7 +76,7 @@ def main() -> None:
                     encoder,
                     optimizer,
                     (
-                        make_batch(rows, micro, pad_id=encoder.pad_id, padding=padding, device=device)
+                        make_training_batch(rows, micro, pad_id=encoder.pad_id, padding=padding, device=device)
                         for micro in step.micro_batches
                     ),
                     total_weight=float(len(step.rows)),
@@ -90,7 +90,7 @@ def main() -> None:
     print("| micro-batch | seconds a step | range | padding |\n|---|---|---|---|")
     for text, plan in plans.items():
         counted = seconds[text][1:]
-        share = 1 - lengths.sum() / computed_tokens(plan.micro_batches, lengths, padding=padding)
+        share = 1 - lengths.sum() / sum(padded_tokens(lengths[rows], padding) for rows in plan.micro_batches)
         print(f"| {text} | {statistics.median(counted):.3f} | {min(counted):.3f} to {max(counted):.3f} | {share:.1%} |")
 
 

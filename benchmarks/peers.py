@@ -39,7 +39,7 @@ import numpy as np
 import psutil
 from transformers import AutoTokenizer
 
-from leantune.encoder.model import model_path
+from leantune.encoder.loading import model_path
 from leantune.runs.record import code_revision
 from leantune.system.device import describe_device, resolve_device
 from leantune.tables.table import DataSettings, read_table

@@ -36,7 +36,7 @@ from leantune.batches.plan import (
     Order,
     RowsPerMicroBatch,
     TokensPerMicroBatch,
-    computed_tokens,
+    padded_tokens,
     plan_epoch,
     plan_evaluation,
 )
@@ -71,7 +71,7 @@ def measure(row_count: int, order: Order | None, micro_batch: MicroBatch) -> tup
         ).micro_batches
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
-    return seconds, peak, 1 - lengths.sum() / computed_tokens(micro_batches, lengths, padding="longest")
+    return seconds, peak, 1 - lengths.sum() / sum(padded_tokens(lengths[rows], "longest") for rows in micro_batches)
 
 
 def main() -> None:

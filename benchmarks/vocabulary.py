@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from leantune.batches.batch import make_batch
+from leantune.batches.batch import make_training_batch
 from leantune.batches.plan import plan_epoch
 from leantune.encoder.embedding import whole_embedding
 from leantune.runs.config import parse_config
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for index in range(options.steps):
             step = plan.step(index)
             batches = [
-                make_batch(rows, micro, pad_id=encoder.pad_id, padding=batching.padding, device=device)
+                make_training_batch(rows, micro, pad_id=encoder.pad_id, padding=batching.padding, device=device)
                 for micro in step.micro_batches
             ]
             synchronize(device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import leantune.training.loop
-from leantune.batches.batch import make_batch
+from leantune.batches.batch import make_training_batch
 from leantune.runs.config import Config
 from leantune.runs.run import run
 from leantune.training.events import Checkpoint
@@ -27,9 +27,9 @@ class RowTrace:
         def watched(rows: Any, numbers: Any, **options: Any) -> Any:
             if torch.is_grad_enabled():
                 self.rows.append(numbers.tolist())
-            return make_batch(rows, numbers, **options)
+            return make_training_batch(rows, numbers, **options)
 
-        monkeypatch.setattr(leantune.training.loop, "make_batch", watched)
+        monkeypatch.setattr(leantune.training.loop, "make_training_batch", watched)
 
     def take(self) -> list[list[int]]:
         taken, self.rows = self.rows, []

@@ -10,7 +10,8 @@ import pyarrow as pa
 import torch
 
 from leantune.batches.batch import Rows
-from leantune.encoder.model import Encoder, ModelSettings, load_encoder
+from leantune.encoder.loading import load_encoder
+from leantune.encoder.model import Encoder, ModelSettings
 from leantune.runs.config import Config, parse_config
 from leantune.runs.run import run
 from leantune.tables.targets import TaskKind

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from leantune.batches.batch import make_batch
+from leantune.batches.batch import make_training_batch
 from leantune.batches.packing import make_packing
 from leantune.encoder.attention import packed_attention
-from leantune.encoder.model import Encoder, ModelSettings, load_encoder
+from leantune.encoder.loading import load_encoder
+from leantune.encoder.model import Encoder, ModelSettings
 from leantune.training.precision import Precision, PrecisionName, supported_precisions
 from leantune.training.step import accumulate_gradients, optimizer_step
 from leantune.training.task import Task
@@ -50,7 +51,7 @@ def batches(encoder: Encoder, rows: Any, *, packed: bool) -> list[Any]:
     """All rows in two micro-batches."""
     parts = (np.arange(4), np.arange(4, len(TEXTS)))
     padding: Any = "none" if packed else "longest"
-    return [make_batch(rows, part, pad_id=encoder.pad_id, padding=padding, device=DEVICE) for part in parts]
+    return [make_training_batch(rows, part, pad_id=encoder.pad_id, padding=padding, device=DEVICE) for part in parts]
 
 
 def gradient_of(encoder: Encoder, rows: Any, precision: Precision, *, packed: bool) -> torch.Tensor:

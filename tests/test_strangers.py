@@ -20,7 +20,9 @@ from transformers import AutoModelForSequenceClassification
 import leantune
 from interruptions import cut_off
 from leantune.comparison import compare_runs
-from leantune.encoder.model import ModelSettings, load_encoder, save_model
+from leantune.encoder.loading import load_encoder
+from leantune.encoder.model import ModelSettings
+from leantune.encoder.saving import save_model
 from leantune.experiments.recipes import load_experiment, parse_experiment
 from leantune.experiments.runner import _lock_of, run_experiment
 from leantune.report import rebuild_report

@@ -11,44 +11,16 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from layouts import PARTS, TEXTS, WHOLE, gradient_of, logits_of
 from leantune.batches.batch import make_batch
 from leantune.batches.packing import Packing, make_packing
 from leantune.encoder.attention import NAME as PACKED_ATTENTION
 from leantune.encoder.attention import attend
 from leantune.training.precision import Precision
-from leantune.training.step import accumulate_gradients
-from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
+from small_runs import CPU, load_tiny, make_rows
 from tiny_encoders import NAMES, make_texts
 
 PACKED_NAMES = [name for name in NAMES if name not in ("mpnet", "deberta-v2")]
-TEXTS = ["", "ba", *make_texts(10), " ".join(make_texts(4, most_words=60, seed=2))]
-
-WHOLE = [list(range(len(TEXTS)))]
-PARTS = [[0], [1, 2, 3], list(range(4, len(TEXTS)))]
-
-
-def logits_of(encoder: Any, rows: Any, groups: Any, padding: Any) -> torch.Tensor:
-    """[N, outputs] of all rows, computed in `groups`, in the rows' order."""
-    out = torch.empty(len(rows.weights), encoder.model.config.num_labels)
-    with torch.inference_mode():
-        for group in groups:
-            batch = make_batch(rows, np.array(group), pad_id=encoder.pad_id, padding=padding, device=CPU)
-            out[group] = encoder.logits(batch)
-    return out
-
-
-def gradient_of(encoder: Any, rows: Any, groups: Any, padding: Any, precision: Any = FP32) -> torch.Tensor:
-    """The gradient of one step of all rows, computed in `groups`."""
-    encoder.model.zero_grad()
-    accumulate_gradients(
-        encoder,
-        (make_batch(rows, np.array(g), pad_id=encoder.pad_id, padding=padding, device=CPU) for g in groups),
-        total_weight=rows.weights.sum(),
-        task=make_task_of("regression"),
-        precision=precision,
-    )
-    gradients = [p.grad.flatten() for p in encoder.model.parameters() if p.grad is not None]
-    return torch.cat(gradients)
 
 
 @pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
@@ -96,9 +68,9 @@ def test_a_batch_without_padding_needs_no_mask(tiny_encoder_dir: Callable[[str],
     folder = tiny_encoder_dir("bert")
     rows = make_rows(folder, texts=["ba ko", "ba ko", "ba ko le mi"])
     options: dict[str, Any] = {"pad_id": 0, "device": CPU}
-    assert make_batch(rows, np.array([0, 1]), padding="longest", **options).attention_mask is None
-    assert make_batch(rows, np.array([0, 2]), padding="longest", **options).attention_mask is not None
-    assert make_batch(rows, np.array([0, 1]), padding=50, **options).input_ids.shape == (2, 50)
+    assert make_batch(rows.sequences, np.array([0, 1]), padding="longest", **options).attention_mask is None
+    assert make_batch(rows.sequences, np.array([0, 2]), padding="longest", **options).attention_mask is not None
+    assert make_batch(rows.sequences, np.array([0, 1]), padding=50, **options).input_ids.shape == (2, 50)
 
 
 @pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
@@ -180,7 +152,8 @@ def test_a_planted_bug_is_seen(
         monkeypatch.setattr("leantune.batches.batch.make_packing", leak_over_a_boundary)
     else:
         assert packed.pooling is not None
-        packed.pooling.first_position += 1
+        right = packed.pooling.positions
+        monkeypatch.setattr(packed.pooling, "positions", lambda batch: right(batch) + 1)
         if name == "modernbert":
             pytest.skip("its positions are relative: all of them one higher change nothing")
     with pytest.raises(AssertionError):

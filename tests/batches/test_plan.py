@@ -13,8 +13,8 @@ from leantune.batches.plan import (
     BatchingSettings,
     EpochPlan,
     RowsPerMicroBatch,
+    Step,
     TokensPerMicroBatch,
-    computed_tokens,
     padded_tokens,
     plan_epoch,
     plan_evaluation,
@@ -26,7 +26,7 @@ tables = arrays(np.int64, st.integers(0, 300), elements=st.integers(1, LONGEST))
 limits = st.builds(RowsPerMicroBatch, rows=st.integers(1, 40)) | st.builds(
     TokensPerMicroBatch, tokens=st.integers(1, 12 * LONGEST)
 )
-paddings = st.sampled_from(["longest", "none"]) | st.integers(LONGEST, 2 * LONGEST)
+paddings = st.sampled_from(["longest", "equal", "none"]) | st.integers(LONGEST, 2 * LONGEST)
 words = st.integers(0, 2**32 - 1)
 what_is_learned = st.fixed_dictionaries(
     {
@@ -36,19 +36,28 @@ what_is_learned = st.fixed_dictionaries(
         "epoch": words,
     }
 )
-what_it_costs = st.fixed_dictionaries({"micro_batch": limits, "padding": paddings, "world_size": st.integers(1, 9)})
+what_it_costs = st.fixed_dictionaries({"micro_batch": limits, "padding": paddings})
 plain = {"micro_batch": RowsPerMicroBatch(rows=8), "padding": "longest"}
 
 
+def steps_of(plan: EpochPlan) -> list[Step]:
+    return [plan.step(index) for index in range(len(plan))]
+
+
 def rows_by_step(plan: EpochPlan) -> list[list[int]]:
-    return [sorted(step.rows.tolist()) for step in plan.steps()]
+    return [sorted(step.rows.tolist()) for step in steps_of(plan)]
+
+
+def computed_tokens(micro_batches, lengths, padding):
+    """Count the positions that all micro-batches compute."""
+    return sum(padded_tokens(lengths[rows], padding) for rows in micro_batches)
 
 
 def positions(lengths, padding):
     """What a micro-batch of rows of these lengths computes."""
     if padding == "none":
         return sum(lengths)
-    return len(lengths) * (max(lengths) if padding == "longest" else padding)
+    return len(lengths) * (padding if isinstance(padding, int) else max(lengths))
 
 
 def cut(rows, lengths, limit, padding):
@@ -61,6 +70,8 @@ def cut(rows, lengths, limit, padding):
             if isinstance(limit, RowsPerMicroBatch)
             else positions([lengths[r] for r in [*current, row]], padding) <= limit.tokens
         )
+        if padding == "equal" and current and lengths[row] != lengths[current[0]]:
+            fits = False
         if current and fits:
             current.append(row)
         else:
@@ -77,31 +88,25 @@ def test_a_step_is_batch_size_rows_and_every_row_is_in_one_step(lengths, learned
 
 
 @given(tables, what_is_learned, what_it_costs, what_it_costs)
-def test_what_a_step_is_made_of_does_not_depend_on_micro_batches_layout_or_ranks(lengths, learned, one, other):
+def test_what_a_step_is_made_of_does_not_depend_on_micro_batches_or_layout(lengths, learned, one, other):
     assert rows_by_step(plan_epoch(lengths, **learned, **one)) == rows_by_step(plan_epoch(lengths, **learned, **other))
 
 
 @given(tables, what_is_learned, what_it_costs)
-def test_the_ranks_of_a_step_share_its_rows_and_its_tokens_evenly(lengths, learned, costs):
-    plan = plan_epoch(lengths, **learned, **costs)
-    for index in range(len(plan)):
-        steps = [plan.step(index, rank) for rank in range(costs["world_size"])]
-        hands = [np.concatenate([[], *step.micro_batches]).astype(int) for step in steps]
-        for step in steps:
-            assert sorted(step.rows) == sorted(np.concatenate(hands))
-        assert np.ptp([len(hand) for hand in hands]) <= 1
-        assert np.ptp([lengths[hand].sum() for hand in hands]) <= lengths[steps[0].rows].max()
+def test_a_step_sorts_its_rows_and_cuts_them_where_the_plain_loop_does(lengths, learned, costs):
+    for step in steps_of(plan_epoch(lengths, **learned, **costs)):
+        micro_batches = [micro_batch.tolist() for micro_batch in step.micro_batches]
+        rows = list(chain(*micro_batches))
+        assert sorted(rows) == sorted(step.rows)
+        assert np.all(np.diff(lengths[rows]) <= 0)
+        assert micro_batches == cut(rows, lengths, costs["micro_batch"], costs["padding"])
 
 
-@given(tables, what_is_learned, what_it_costs)
-def test_a_rank_sorts_its_rows_and_cuts_them_where_the_plain_loop_does(lengths, learned, costs):
-    plan = plan_epoch(lengths, **learned, **costs)
-    for rank in range(costs["world_size"]):
-        for step in plan.steps(rank=rank):
-            micro_batches = [micro_batch.tolist() for micro_batch in step.micro_batches]
-            rows = list(chain(*micro_batches))
-            assert np.all(np.diff(lengths[rows]) <= 0)
-            assert micro_batches == cut(rows, lengths, costs["micro_batch"], costs["padding"])
+@given(tables, what_is_learned, limits)
+def test_rows_of_a_micro_batch_that_must_not_be_padded_are_of_equal_length(lengths, learned, limit):
+    plan = plan_epoch(lengths, **learned, micro_batch=limit, padding="equal")
+    assert all(np.ptp(lengths[rows]) == 0 for rows in plan.micro_batches)
+    assert computed_tokens(plan.micro_batches, lengths, "equal") == lengths.sum()
 
 
 @given(tables, what_is_learned, what_it_costs)
@@ -115,15 +120,11 @@ def test_no_micro_batch_is_empty_or_above_its_limit(lengths, learned, costs):
                 assert len(rows) == 1 or positions(lengths[rows], costs["padding"]) <= most
 
 
-@given(tables, what_is_learned, what_it_costs, st.data())
-def test_a_plan_can_be_taken_up_at_any_step(lengths, learned, costs, data):
-    plan = plan_epoch(lengths, **learned, **costs)
-    start = data.draw(st.integers(0, len(plan)))
-    rank = data.draw(st.integers(0, costs["world_size"] - 1))
-    again = plan_epoch(lengths, **learned, **costs)
-    rest = [step.micro_batches for step in again.steps(rank=rank, start=start)]
-    whole = [step.micro_batches for step in plan.steps(rank=rank)]
-    assert [[m.tolist() for m in micro] for micro in rest] == [[m.tolist() for m in micro] for micro in whole[start:]]
+@given(tables, what_is_learned, what_it_costs)
+def test_the_same_plan_comes_out_twice(lengths, learned, costs):
+    one, other = (plan_epoch(lengths, **learned, **costs) for _ in range(2))
+    assert [rows.tolist() for rows in one.micro_batches] == [rows.tolist() for rows in other.micro_batches]
+    assert one.step_offsets.tolist() == other.step_offsets.tolist()
 
 
 @given(tables, what_is_learned, what_it_costs)
@@ -133,7 +134,6 @@ def test_computed_tokens_are_rows_times_padded_length_or_the_texts_own(lengths, 
     expected = [positions(lengths[rows].tolist(), padding) for rows in micro_batches]
     if padding == "none":
         expected = [-(-count // PACKED_MULTIPLE) * PACKED_MULTIPLE for count in expected]
-    assert computed_tokens(micro_batches, lengths, padding=padding) == sum(expected)
     assert [padded_tokens(lengths[rows], padding) for rows in micro_batches] == expected
 
 
@@ -174,9 +174,7 @@ def test_uniform_length_shuffles_steps_cut_from_sorted_pools_of_fifty(lengths, s
 def test_the_incomplete_step_of_uniform_length_is_no_longer_or_shorter_than_the_others():
     lengths = np.arange(1, 41)
     last = [
-        lengths[
-            list(plan_epoch(lengths, batch_size=32, order="uniform_length", seed=0, epoch=e, **plain).steps())[-1].rows
-        ]
+        lengths[steps_of(plan_epoch(lengths, batch_size=32, order="uniform_length", seed=0, epoch=e, **plain))[-1].rows]
         for e in range(300)
     ]
     assert np.mean(last) == pytest.approx(lengths.mean(), abs=1.0)
@@ -225,8 +223,8 @@ KNOWN_LENGTHS = np.array([9, 3, 7, 7, 1, 8, 2, 5, 6, 4, 9, 2, 3])
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("random", [[[[0], [12, 11]], [[3], [9]]], [[[10], [6, 4]], [[7, 1]]], [[[5]], [[2], [8]]]]),
-        ("uniform_length", [[[[12, 6, 4]], [[1, 11]]], [[[0], [7, 9]], [[10], [3]]], [[[5]], [[2], [8]]]]),
+        ("random", [[[0], [3], [9, 12, 11]], [[10], [7, 1], [6, 4]], [[5], [2], [8]]]),
+        ("uniform_length", [[[12, 1, 11, 6], [4]], [[0], [10], [3], [7, 9]], [[5], [2], [8]]]),
     ],
 )
 def test_a_plan_is_the_same_in_every_version(order, expected):
@@ -238,33 +236,22 @@ def test_a_plan_is_the_same_in_every_version(order, expected):
         padding="longest",
         seed=7,
         epoch=2,
-        world_size=2,
     )
-    found = [
-        [[rows.tolist() for rows in plan.step(index, rank).micro_batches] for rank in range(2)]
-        for index in range(len(plan))
-    ]
+    found = [[rows.tolist() for rows in step.micro_batches] for step in steps_of(plan)]
     assert found == expected
-
-
-def test_a_rank_may_have_nothing_to_do_in_the_last_step():
-    plan = plan_epoch(np.array([5, 5, 5, 5, 5]), batch_size=4, order="random", seed=0, epoch=0, world_size=3, **plain)
-    assert [len(plan.step(1, rank).micro_batches) for rank in range(3)] == [1, 0, 0]
-    assert all(len(plan.step(1, rank).rows) == 1 for rank in range(3))
 
 
 @pytest.mark.parametrize("order", ["random", "uniform_length"])
 def test_an_empty_table_has_no_steps(order):
     lengths = np.array([], dtype=np.int64)
     plan = plan_epoch(lengths, batch_size=4, order=order, seed=0, epoch=0, **plain)
-    assert (len(plan), list(plan.steps())) == (0, [])
+    assert (len(plan), steps_of(plan)) == (0, [])
     assert list(plan_evaluation(lengths, **plain)) == []
-    assert computed_tokens(plan.micro_batches, lengths, padding="longest") == 0
 
 
 @pytest.mark.parametrize("order", ["random", "uniform_length"])
 def test_a_table_smaller_than_a_batch_is_one_step(order):
-    (step,) = plan_epoch(np.array([3]), batch_size=4, order=order, seed=0, epoch=0, **plain).steps()
+    (step,) = steps_of(plan_epoch(np.array([3]), batch_size=4, order=order, seed=0, epoch=0, **plain))
     assert (step.rows.tolist(), [rows.tolist() for rows in step.micro_batches]) == ([0], [[0]])
 
 
@@ -298,11 +285,11 @@ def test_a_seed_or_epoch_out_of_range_is_refused(seed, epoch):
         plan_epoch(np.array([1]), batch_size=1, order="random", seed=seed, epoch=epoch, **plain)
 
 
-@pytest.mark.parametrize(("index", "rank"), [(-1, 0), (2, 0), (0, -1), (0, 2)])
-def test_a_step_or_rank_that_does_not_exist_is_an_index_error(index, rank):
-    plan = plan_epoch(np.arange(1, 7), batch_size=3, order="random", seed=0, epoch=0, world_size=2, **plain)
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_step_that_does_not_exist_is_an_index_error(index):
+    plan = plan_epoch(np.arange(1, 7), batch_size=3, order="random", seed=0, epoch=0, **plain)
     with pytest.raises(IndexError, match="of 2"):
-        plan.step(index, rank)
+        plan.step(index)
 
 
 @pytest.mark.parametrize("index", [-1, 3])

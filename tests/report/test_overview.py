@@ -8,35 +8,9 @@ from rich.console import Console
 
 from leantune.comparison import compare_runs
 from leantune.report import Overview, show_comparison
-from leantune.training.events import Plan, PlannedRecipe, RunDone, RunProgress, RunStart, Trial, Waiting
+from leantune.training.events import RunProgress, RunStart, Trial, Waiting
+from planned import PLAN, done
 from synthetic_experiments import write_experiment
-
-PLAN = Plan(
-    title="mine",
-    baseline="plain",
-    recipes=(
-        PlannedRecipe(name="plain", differs={}, runs=2, finished=1, seconds=60.0, step_seconds=0.5, error=""),
-        PlannedRecipe(
-            name="[red]odd[/red]",
-            differs={"precision": "bf16", "gone": None},
-            runs=2,
-            finished=0,
-            seconds=30.0,
-            step_seconds=0.25,
-            error="",
-        ),
-    ),
-    seeds=(0, 1),
-    folds=(0,),
-    rows=1200,
-)
-METRICS = {
-    "best": {"rmse": 0.5},
-    "last": {"rmse": 0.6},
-    "train_seconds": 40.0,
-    "peak_device_bytes": None,
-    "peak_process_bytes": 3 * 2**30,
-}
 
 
 def said(*events: object, is_terminal: bool = False) -> str:
@@ -45,12 +19,6 @@ def said(*events: object, is_terminal: bool = False) -> str:
         for event in events:
             overview.show(event)  # type: ignore[arg-type]
     return out.getvalue()
-
-
-def done(recipe: str, error: str = "") -> RunDone:
-    return RunDone(
-        recipe=recipe, fold=0, seed=1, seconds=50.0, metric="rmse", metrics=None if error else METRICS, error=error
-    )
 
 
 def test_the_plan_says_what_differs_how_many_runs_and_how_long() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leantune.runs.record import Recorded
-from leantune.runs.totals import Tally
+from leantune.runs.totals import Totals
 from leantune.training.events import Event, TrainStep
 
 steps = st.builds(
@@ -32,7 +32,7 @@ steps = st.builds(
 
 
 def tally_of(events):
-    tally = Tally()
+    tally = Totals()
     for event in events:
         tally.add(event)
     return tally
@@ -40,7 +40,7 @@ def tally_of(events):
 
 @given(st.lists(steps))
 def test_a_tally_is_the_sum_over_its_steps(events):
-    assert tally_of(events) == Tally(
+    assert tally_of(events) == Totals(
         optimizer_steps=len(events),
         skipped_steps=sum(event.skipped for event in events),
         rows=sum(event.rows for event in events),
@@ -81,7 +81,7 @@ def test_a_summary_tells_the_counts_and_what_they_were_a_second(events, train_se
 
 
 def test_a_summary_of_steps_without_padding_says_none():
-    tally = Tally(optimizer_steps=1, rows=1, tokens=100, computed_tokens=100, useful_flops=1e9)
+    tally = Totals(optimizer_steps=1, rows=1, tokens=100, computed_tokens=100, useful_flops=1e9)
     assert tally.summary(train_seconds=1.0, matrix_rate=1e9)["padding_fraction"] == 0
 
 

@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import pytest
 from rich.console import Console
-from test_overview import PLAN, done
 
 from leantune.comparison import compare_runs
 from leantune.report import Overview, show_comparison
@@ -22,6 +21,7 @@ from leantune.runs.run import run
 from leantune.system.console import Terminal
 from leantune.system.terminal import printable, say
 from leantune.training.events import Note, Recorded, heard
+from planned import PLAN, done
 from small_runs import tiny_config, write_table
 from synthetic_experiments import write_experiment
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from transformers import AutoConfig, BertConfig, BertJapaneseTokenizer
 
-from leantune import tokens
 from leantune.system.errors import ModelError
+from leantune.tokens import tokens
 from leantune.tokens.tokens import (
     TokenizedTexts,
     TokenizingProgress,

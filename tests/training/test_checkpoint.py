@@ -17,7 +17,7 @@ import leantune.runs.fold_run
 import leantune.runs.record
 import leantune.runs.run
 from interruptions import cut_off, differing, outcome
-from leantune.encoder.model import save_model
+from leantune.encoder.saving import save_model
 from leantune.runs.record import RunFolder
 from leantune.runs.run import run
 from leantune.system.errors import RunFolderError, SavingError, TrainingError

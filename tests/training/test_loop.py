@@ -17,18 +17,12 @@ from leantune.system.errors import TrainingError
 from leantune.system.stopping import Stopped, deferred, listen
 from leantune.training.checkpoint import CheckpointSettings
 from leantune.training.clock import PhaseClock
+from leantune.training.evaluation import EvaluationSettings, EveryFraction, EverySteps
 from leantune.training.events import Evaluation, FoldStart, Note, TrainStep
-from leantune.training.loop import (
-    Batching,
-    EvaluationSettings,
-    EveryFraction,
-    EverySteps,
-    Fold,
-    predict_rows,
-    train_fold,
-)
+from leantune.training.loop import Batching, Fold, train_fold
 from leantune.training.optim import OptimizerSettings, make_optimizer
 from leantune.training.precision import Precision
+from leantune.training.prediction import Predicted, predict_rows
 from leantune.training.scoring import compute_metrics
 from leantune.training.state import TrainState
 from leantune.training.task import Task
@@ -70,6 +64,19 @@ def train(folder: Path, fold: Fold, *, kind: Any = "regression", precision: Prec
 def begin(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task, precision: Precision = FP32) -> Iterator[Any]:
     state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
     return train_fold(encoder, rows, fold, state, task=task, precision=precision, clock=PhaseClock())
+
+
+def predict(encoder: Encoder, rows: Rows, fold: Fold, *, task: Task) -> Predicted:
+    """Predict the validation rows of a fold as an evaluation does."""
+    return predict_rows(
+        encoder,
+        rows.sequences,
+        fold.validation_rows,
+        task=task,
+        micro_batch=fold.batching.micro_batch,
+        padding=fold.batching.padding,
+        precision=FP32,
+    )
 
 
 def steps_of(events: Any) -> list[TrainStep]:
@@ -153,12 +160,10 @@ def test_predictions_come_in_the_tables_order(bert: Path, order: Any, limit: Any
         make_task_of("multiclass"),
     )
     fold = make_fold(order=order, micro_batch=limit, padding=padding)
-    together = predict_rows(encoder, rows, fold, task=task, precision=FP32)
+    together = predict(encoder, rows, fold, task=task).values
     for i, number in enumerate(fold.validation_rows):
         alone = make_fold(validation_rows=np.array([number]), padding=padding)
-        np.testing.assert_allclose(
-            predict_rows(encoder, rows, alone, task=task, precision=FP32)[0], together[i], rtol=0, atol=1e-6
-        )
+        np.testing.assert_allclose(predict(encoder, rows, alone, task=task).values[0], together[i], rtol=0, atol=1e-6)
     assert np.unique(together.round(4), axis=0).shape[0] == 10  # or else any order would do
 
 
@@ -167,7 +172,7 @@ def test_an_evaluations_metrics_are_those_of_its_predictions(bert: Path) -> None
     fold = make_fold()
     encoder, events = train(bert, fold, rows=rows)
     last = events[-1]
-    predictions = predict_rows(encoder, rows, fold, task=make_task_of("regression"), precision=FP32)
+    predictions = predict(encoder, rows, fold, task=make_task_of("regression")).values
     np.testing.assert_array_equal(last.predictions, predictions)
     assert last.metrics == compute_metrics("regression", rows.targets[fold.validation_rows], predictions)
 
@@ -317,7 +322,7 @@ def test_a_prediction_that_is_not_finite_names_its_row(bert: Path) -> None:
     with torch.no_grad():
         encoder.model.get_parameter("classifier.bias").fill_(np.nan)
     with pytest.raises(TrainingError, match=f"row {fold.validation_rows[0] + 1} "):
-        predict_rows(encoder, rows, fold, task=make_task_of("regression"), precision=FP32)
+        predict(encoder, rows, fold, task=make_task_of("regression"))
 
 
 def test_a_metric_that_is_not_defined_warns_and_leaves_the_first_evaluation_best(bert: Path) -> None:
@@ -333,7 +338,7 @@ def test_a_metric_that_is_not_defined_warns_and_leaves_the_first_evaluation_best
 def test_steps_on_a_gpu_never_wait_for_the_device(bert: Path, name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda", 0)
     rows, fold, task = make_rows(bert, texts=TEXTS), make_fold(), make_task_of("regression")
-    monkeypatch.setattr("leantune.training.loop.SECONDS_BETWEEN_READINGS", 1e9)
+    monkeypatch.setattr("leantune.training.readings.SECONDS_BETWEEN_READINGS", 1e9)
     encoder = load_tiny(bert)
     encoder.model.to(device)
     forwards = []

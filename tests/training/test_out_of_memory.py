@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from test_loop import TEXTS, begin, make_fold, steps_of
+from test_loop import TEXTS, begin, make_fold, predict, steps_of
 
 from leantune.batches.plan import RowsPerMicroBatch, TokensPerMicroBatch
 from leantune.encoder.model import Encoder
@@ -18,7 +18,7 @@ from leantune.system.device import available_bytes, is_out_of_memory
 from leantune.system.errors import DeviceError, TrainingError
 from leantune.training.clock import PhaseClock
 from leantune.training.events import Evaluation, Note
-from leantune.training.loop import predict_rows, train_fold
+from leantune.training.loop import train_fold
 from leantune.training.optim import make_optimizer
 from leantune.training.state import TrainState, pack_state
 from small_runs import FP32, load_tiny, make_rows, make_task_of, run_all, tiny_config, write_table
@@ -33,8 +33,9 @@ def memory_for(encoder: Encoder, most_rows: int, *, fails_at: int | None = None)
     tried: list[int] = []
 
     def forward(self: Encoder, batch: Any, real: Callable[..., Any] = Encoder.logits) -> Any:
-        tried.append(len(batch.weights))
-        if len(batch.weights) > most_rows and fails_at in (None, len(tried) - 1):
+        rows = len(batch.packing.starts if batch.packing else batch.input_ids)
+        tried.append(rows)
+        if rows > most_rows and fails_at in (None, len(tried) - 1):
             torch.empty(2**62, dtype=torch.uint8)
         return real(self, batch)
 
@@ -129,15 +130,20 @@ def test_dropout_draws_again_what_it_drew(bert: Path) -> None:
 
 def test_an_evaluation_is_repeated_too(bert: Path) -> None:
     rows, fold = make_rows(bert, texts=TEXTS), make_fold(padding="none", micro_batch=RowsPerMicroBatch(rows=10))
-    encoder, notes = load_tiny(bert, packed=True), []
-    expected = predict_rows(encoder, rows, fold, task=REGRESSION, precision=FP32)
+    encoder = load_tiny(bert, packed=True)
+    expected = predict(encoder, rows, fold, task=REGRESSION)
     with memory_for(encoder, 3) as tried:
-        predictions = predict_rows(encoder, rows, fold, task=REGRESSION, precision=FP32, notes=notes)
-    np.testing.assert_allclose(predictions, expected, rtol=0, atol=1e-6)
+        predicted = predict(encoder, rows, fold, task=REGRESSION)
+    np.testing.assert_allclose(predicted.values, expected.values, rtol=0, atol=1e-6)
     assert tried[:3] == [10, 5, 2]
-    assert len(notes) == 2
-    encoder, events = learn(bert, fold, most_rows=8)
-    assert [event.about for event in events if isinstance(event, Note)] == ["memory"] * 2
+    assert len(predicted.notes) == 2
+    assert predicted.micro_batch == RowsPerMicroBatch(rows=2)
+
+
+def test_an_evaluation_does_not_run_out_of_memory_where_one_before_it_did(bert: Path) -> None:
+    fold = make_fold(padding="none", micro_batch=RowsPerMicroBatch(rows=10))
+    _, events = learn(bert, fold, most_rows=8)  # steps of 8 rows fit, and the 10 validation rows do not
+    assert [event.about for event in events if isinstance(event, Note)] == ["memory"]
     assert len([event for event in events if isinstance(event, Evaluation)]) == 2
 
 
@@ -147,7 +153,7 @@ def test_a_row_that_does_not_fit_alone_is_named(bert: Path) -> None:
     with pytest.raises(TrainingError, match=r"row \d+, with \d+ tokens, does not fit into the memory of cpu by itself"):
         learn(bert, fold, most_rows=0)
     with pytest.raises(TrainingError) as raised, memory_for(encoder := load_tiny(bert, packed=True), 0):
-        predict_rows(encoder, rows, fold, task=REGRESSION, precision=FP32)
+        predict(encoder, rows, fold, task=REGRESSION)
     longest = max(fold.validation_rows, key=lambda row: rows.sequences.lengths[row])
     assert f"row {longest + 1}, with {rows.sequences.lengths[longest]} tokens" in str(raised.value)
 

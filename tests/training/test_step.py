@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from leantune.batches.batch import Rows, make_batch
+from leantune.batches.batch import Rows, make_training_batch
 from leantune.batches.plan import RowsPerMicroBatch, TokensPerMicroBatch, plan_epoch
 from leantune.encoder.model import Encoder
 from leantune.training.optim import OptimizerSettings, make_optimizer
@@ -25,8 +25,12 @@ KINDS = ("regression", "binary", "multiclass", "multilabel")
 
 def reference_gradient(encoder: Encoder, rows: Rows, numbers: Any, kind: str) -> torch.Tensor:
     """One big batch through plain torch: the weighted mean of the usual losses."""
-    batch = make_batch(rows, numbers, pad_id=encoder.pad_id, padding="longest", device=CPU)
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": batch.token_types}
+    batch = make_training_batch(rows, numbers, pad_id=encoder.pad_id, padding="longest", device=CPU)
+    inputs = {
+        "input_ids": batch.inputs.input_ids,
+        "attention_mask": batch.inputs.attention_mask,
+        "token_type_ids": batch.inputs.token_types,
+    }
     logits = encoder.model(**inputs).logits
     if kind == "regression":
         losses = F.mse_loss(logits, batch.targets, reduction="none").mean(dim=1)
@@ -47,7 +51,7 @@ def take_gradient(encoder: Encoder) -> torch.Tensor:
 
 def batches(encoder: Encoder, rows: Rows, micro_batches: Any, padding: Any = "longest") -> Any:
     for micro in micro_batches:
-        yield make_batch(rows, micro, pad_id=encoder.pad_id, padding=padding, device=CPU)
+        yield make_training_batch(rows, micro, pad_id=encoder.pad_id, padding=padding, device=CPU)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,8 +74,8 @@ def test_the_gradient_is_that_of_one_big_batch_also_in_the_incomplete_step(
         seed=0,
         epoch=0,
     )
-    assert [len(step.rows) for step in plan.steps()] == [32, 13]
-    for step in plan.steps():
+    assert [len(step.rows) for step in map(plan.step, range(len(plan)))] == [32, 13]
+    for step in map(plan.step, range(len(plan))):
         expected = reference_gradient(padded, rows, step.rows, kind)
         loss = accumulate_gradients(
             encoder,

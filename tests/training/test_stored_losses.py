@@ -3,7 +3,7 @@
 Rounding depends on the version of torch and on what the CPU can do, so there is a record for each. To record on yours,
 or anew after a change that is meant:
 
-    python tests/test_stored_losses.py
+    PYTHONPATH=tests:tests/training python tests/training/test_stored_losses.py
 """
 
 import json

@@ -1,7 +1,6 @@
 """From row numbers to the tensors of one micro-batch."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +27,13 @@ class Batch:
     """Where the sequences of a packed row stand; None where they are padded."""
     places: Tensor | None = None
     """[1, T] int64: each token's place in its own sequence, from 0; None where they are padded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatch:
+    """A batch with what is to be learned from it."""
+
+    inputs: Batch
     targets: Tensor
     """[B] int64 class, or [B, K] float32."""
     weights: Tensor
@@ -45,44 +51,54 @@ class Rows:
     """[N]."""
 
 
-def make_batch(rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: Padding, device: torch.device) -> Batch:
-    """Gather the rows `numbers` [B] of a table, the longest first where they are packed, into one batch."""
-    lengths = rows.sequences.lengths[numbers]
+def make_training_batch(
+    rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: Padding, device: torch.device
+) -> TrainingBatch:
+    """Gather the rows `numbers` [B] of a table with their targets and weights; see `make_batch`."""
     targets = rows.targets[numbers]
-
-    def tensor(array: NDArray[np.generic]) -> Tensor:
-        return send(torch.from_numpy(array), device)
-
-    of_rows = partial(
-        Batch,
-        targets=tensor(targets if targets.ndim == 1 else targets.astype(np.float32)),
-        weights=tensor(rows.weights[numbers].astype(np.float32)),
+    return TrainingBatch(
+        inputs=make_batch(rows.sequences, numbers, pad_id=pad_id, padding=padding, device=device),
+        targets=_tensor(targets if targets.ndim == 1 else targets.astype(np.float32), device),
+        weights=_tensor(rows.weights[numbers].astype(np.float32), device),
     )
+
+
+def make_batch(
+    sequences: Sequences, numbers: NDArray[np.int64], *, pad_id: int, padding: Padding, device: torch.device
+) -> Batch:
+    """Gather the sequences of the rows `numbers` [B], the longest first where they are packed, into one batch."""
+    lengths = sequences.lengths[numbers]
     if padding == "none":
         rest = np.zeros(padded_tokens(lengths, padding) - int(lengths.sum()), dtype=np.int64)
-        ids = np.concatenate([*(rows.sequences.ids(int(number)) for number in numbers), rest + pad_id])
-        found = [rows.sequences.token_types(int(number)) for number in numbers]
+        ids = np.concatenate([*(sequences.ids(int(number)) for number in numbers), rest + pad_id])
+        found = [sequences.token_types(int(number)) for number in numbers]
         types = None if found[0] is None else np.concatenate([*(part for part in found if part is not None), rest])
         places = np.concatenate([*(np.arange(length) for length in lengths), rest])
-        return of_rows(
-            input_ids=tensor(ids[np.newaxis].astype(np.int64)),
+        return Batch(
+            input_ids=_tensor(ids[np.newaxis].astype(np.int64), device),
             attention_mask=None,
-            token_types=None if types is None else tensor(types[np.newaxis].astype(np.int64)),
+            token_types=None if types is None else _tensor(types[np.newaxis].astype(np.int64), device),
             packing=make_packing(lengths.tolist(), device),
-            places=tensor(places[np.newaxis]),
+            places=_tensor(places[np.newaxis], device),
         )
-    width = int(lengths.max()) if padding == "longest" else padding
+    width = padding if isinstance(padding, int) else int(lengths.max())
     padded_ids = np.full((len(numbers), width), pad_id, dtype=np.int64)
     padded_types: NDArray[np.int64] | None = None
     for i, number in enumerate(numbers):
-        padded_ids[i, : lengths[i]] = rows.sequences.ids(int(number))
-        row_types = rows.sequences.token_types(int(number))
+        padded_ids[i, : lengths[i]] = sequences.ids(int(number))
+        row_types = sequences.token_types(int(number))
         if row_types is not None:
             padded_types = np.zeros_like(padded_ids) if padded_types is None else padded_types
             padded_types[i, : lengths[i]] = row_types
-    mask = (np.arange(width) < lengths[:, None]).astype(np.int64) if (lengths < width).any() else None
-    return of_rows(
-        input_ids=tensor(padded_ids),
-        attention_mask=None if mask is None else tensor(mask),
-        token_types=None if padded_types is None else tensor(padded_types),
+    there = np.arange(width) < lengths[:, None]
+    # Some models leave padding tokens out by themselves where there is no mask, also one that somebody wrote in a text.
+    needs_mask = not there.all() or (padded_ids == pad_id).any()
+    return Batch(
+        input_ids=_tensor(padded_ids, device),
+        attention_mask=_tensor(there.astype(np.int64), device) if needs_mask else None,
+        token_types=None if padded_types is None else _tensor(padded_types, device),
     )
+
+
+def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    return send(torch.from_numpy(array), device)

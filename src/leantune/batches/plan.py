@@ -1,15 +1,14 @@
-"""Batch plan: which rows make which optimizer step, on which rank, in which micro-batch. Pure integers.
+"""Batch plan: which rows make which optimizer step, in which micro-batch. Pure integers.
 
     lengths [N] -> rows [N], cut three times:
 
     1. rows are drawn in an order that depends on (seed, epoch)           order [N]
     2. every `batch_size` of them make an optimizer step                  steps [S, B], and the incomplete last one
-    3. within a step they are sorted by length, longest first, and dealt
-       to the ranks like cards, back and forth                            S x W runs of rows
-    4. each run is cut into micro-batches that fit the memory             M micro-batches
+    3. within a step they are sorted by length, longest first, and cut
+       into micro-batches that fit the memory                             M micro-batches
 
-1 and 2 decide what is learned, and never look at micro-batches, layout or ranks; 3 and 4 decide what it costs, and
-never move a row to another step. `N` rows, `S` optimizer steps, `B` rows a step, `W` ranks, `M` micro-batches.
+1 and 2 decide what is learned, and never look at micro-batches or layout; 3 decides what it costs, and never moves a
+row to another step. `N` rows, `S` optimizer steps, `B` rows a step, `M` micro-batches.
 """
 
 from collections.abc import Iterator
@@ -25,8 +24,9 @@ from leantune.system.settings import Section
 
 IntArray = NDArray[np.int64]
 Order = Literal["random", "uniform_length"]
-Padding = int | Literal["longest", "none"]
-"""What the rows of a micro-batch are padded to: so many tokens, its longest row, or none (they are packed)."""
+Padding = int | Literal["longest", "equal", "none"]
+"""What the rows of a micro-batch are padded to: so many tokens, or its longest row; or they are not padded, since they
+are of equal length (for models whose results padding changes) or packed (none)."""
 
 PACKED_MULTIPLE = 16
 """A packed row is filled up to a multiple of so many tokens: kernels are made anew for every length of a row, and on a
@@ -97,13 +97,13 @@ class MicroBatches:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Step:
-    """One optimizer step, as one rank sees it."""
+    """One optimizer step."""
 
     rows: IntArray
-    """Numbers of the step's rows on all ranks: what its loss is divided by. Their order means nothing."""
+    """Numbers of the step's rows: what its loss is divided by. Their order means nothing."""
 
     micro_batches: tuple[IntArray, ...]
-    """Numbers of this rank's rows, longest first; no micro-batch at all where the step has fewer rows than ranks."""
+    """The same numbers, micro-batch by micro-batch, longest first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,31 +111,24 @@ class EpochPlan:
     """The optimizer steps of one epoch: a sequence, in compressed form."""
 
     micro_batches: MicroBatches
-    """Of all steps and ranks: step after step, and in a step rank after rank."""
+    """Of all steps, step after step."""
 
-    rank_offsets: IntArray
-    """[S x W + 1]: in step `s`, rank `r` has the micro-batches from `rank_offsets[s * W + r]` up to the next offset."""
-
-    world_size: int
-    """Number of ranks, W."""
+    step_offsets: IntArray
+    """[S + 1]: step `s` has the micro-batches from `step_offsets[s]` up to the next offset."""
 
     def __len__(self) -> int:
-        return (len(self.rank_offsets) - 1) // self.world_size
+        return len(self.step_offsets) - 1
 
-    def step(self, index: int, rank: int = 0) -> Step:
-        """Return step `index` (from 0) as `rank` sees it; IndexError if there is no such step or rank."""
-        if not (0 <= index < len(self) and 0 <= rank < self.world_size):
-            raise IndexError(f"step {index} of {len(self)}, rank {rank} of {self.world_size}")
-        bounds = self.rank_offsets[index * self.world_size : (index + 1) * self.world_size + 1]
-        first, last = self.micro_batches.offsets[bounds[[0, -1]]]
+    def step(self, index: int) -> Step:
+        """Return step `index`, from 0; IndexError if there is no such step."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"step {index} of {len(self)}")
+        begin, end = self.step_offsets[index : index + 2]
+        first, last = self.micro_batches.offsets[[begin, end]]
         return Step(
             rows=self.micro_batches.rows[first:last],
-            micro_batches=tuple(self.micro_batches[m] for m in range(bounds[rank], bounds[rank + 1])),
+            micro_batches=tuple(self.micro_batches[m] for m in range(begin, end)),
         )
-
-    def steps(self, *, rank: int = 0, start: int = 0) -> Iterator[Step]:
-        """Iterate over the steps from `start` on, as `rank` sees them."""
-        return (self.step(index, rank) for index in range(start, len(self)))
 
 
 def plan_epoch(
@@ -147,13 +140,11 @@ def plan_epoch(
     padding: Padding,
     seed: int,
     epoch: int,
-    world_size: int = 1,
 ) -> EpochPlan:
     """Plan the optimizer steps of one epoch: a pure function of its arguments.
 
     Every row is in exactly one step. A step has `batch_size` rows, the last one perhaps fewer; which rows share a step
     depends on `batch_size`, `order`, `seed` and `epoch` (and on the lengths, for `uniform_length`), on nothing else.
-    Ranks get equally many rows of a step, give or take one, and about equally many tokens.
 
     `lengths` are the rows' numbers of tokens, [N], at least 1. `padding` is what a micro-batch's rows are padded to.
     `seed` and `epoch` are 0 to 2**32 - 1. Raises ValueError for a length below 1
@@ -165,14 +156,12 @@ def plan_epoch(
     blocks = [drawn[:complete].reshape(-1, batch_size)]
     if complete < len(drawn):
         blocks.append(drawn[np.newaxis, complete:])
-    hands = [_deal(_longest_first(block, lengths), world_size) for block in blocks]
-    rows = np.concatenate([block.ravel() for block, _ in hands])
-    run_offsets = _offsets(np.concatenate([sizes.ravel() for _, sizes in hands]))
-    micro_batches = _cut(rows, run_offsets, lengths, micro_batch, padding)
+    rows = np.concatenate([_longest_first(block, lengths).ravel() for block in blocks])
+    step_offsets = _offsets(np.concatenate([np.full(len(block), block.shape[1]) for block in blocks]))
+    micro_batches = _cut(rows, step_offsets, lengths, micro_batch, padding)
     return EpochPlan(
         micro_batches=micro_batches,
-        rank_offsets=np.searchsorted(micro_batches.offsets, run_offsets).astype(np.int64, copy=False),
-        world_size=world_size,
+        step_offsets=np.searchsorted(micro_batches.offsets, step_offsets).astype(np.int64, copy=False),
     )
 
 
@@ -191,17 +180,7 @@ def padded_tokens(lengths: NDArray[np.integer[Any]], padding: Padding) -> int:
     """Count the positions that one micro-batch computes, padding included; `lengths` are those of its rows, [n]."""
     if padding == "none":
         return -(-int(lengths.sum()) // PACKED_MULTIPLE) * PACKED_MULTIPLE
-    return len(lengths) * (int(lengths.max()) if padding == "longest" else padding)
-
-
-def computed_tokens(micro_batches: MicroBatches, lengths: NDArray[np.integer[Any]], *, padding: Padding) -> int:
-    """Count the positions that all micro-batches compute, padding included; `lengths` is [N], as in the plan."""
-    if padding == "none":
-        return sum(padded_tokens(lengths[rows], padding) for rows in micro_batches)
-    if padding != "longest":
-        return padded_tokens(lengths[micro_batches.rows], padding)
-    longest = micro_batches.rows[micro_batches.offsets[:-1]]
-    return int(np.diff(micro_batches.offsets) @ lengths[longest])
+    return len(lengths) * (padding if isinstance(padding, int) else int(lengths.max()))
 
 
 def _checked(lengths: NDArray[np.integer[Any]], padding: Padding) -> IntArray:
@@ -249,21 +228,11 @@ def _longest_first(rows: IntArray, lengths: IntArray) -> IntArray:
     return np.take_along_axis(rows, order, axis=1)
 
 
-def _deal(steps: IntArray, world_size: int) -> tuple[IntArray, IntArray]:
-    """Deal the rows of each step [S, B] to the ranks, back and forth: 0 1 2, 2 1 0, 0 1 2, ...
-
-    Returns the same rows rank after rank [S, B], still longest first in each, and how many each rank has [S, W].
-    """
-    step_count, step_size = steps.shape
-    turn, seat = np.divmod(np.arange(step_size), world_size)
-    rank = np.where(turn % 2 == 0, seat, world_size - 1 - seat)
-    sizes = np.bincount(rank, minlength=world_size)
-    return steps[:, np.argsort(rank, kind="stable")], np.broadcast_to(sizes, (step_count, world_size))
-
-
 def _cut(rows: IntArray, run_offsets: IntArray, lengths: IntArray, limit: MicroBatch, padding: Padding) -> MicroBatches:
     """Cut runs of rows, each sorted longest first, into micro-batches as large as the limit allows."""
     room = _room(lengths[rows], limit, padding)
+    if padding == "equal" and len(rows):
+        room = np.minimum(room, _equal_ahead(lengths[rows]))
     starts = np.fromiter(_starts(room, run_offsets), dtype=np.int64)
     return MicroBatches(rows=rows, offsets=np.append(starts, len(rows)))
 
@@ -277,8 +246,16 @@ def _room(lengths: IntArray, limit: MicroBatch, padding: Padding) -> IntArray:
         last: IntArray = np.searchsorted(ends, ends - lengths + limit.tokens, side="right").astype(np.int64, copy=False)
         fitting: IntArray = np.maximum(last - np.arange(len(lengths)), 1)
         return fitting
-    padded = lengths if padding == "longest" else np.full_like(lengths, padding)
+    padded = np.full_like(lengths, padding) if isinstance(padding, int) else lengths
     return np.maximum(limit.tokens // padded, 1)
+
+
+def _equal_ahead(lengths: IntArray) -> IntArray:
+    """Count the rows from each on, itself included, that follow each other with its length, [N]."""
+    ends = np.append(np.flatnonzero(np.diff(lengths)) + 1, len(lengths))
+    places = np.arange(len(lengths))
+    counted: IntArray = ends[np.searchsorted(ends, places, side="right")] - places
+    return counted
 
 
 def _starts(room: IntArray, run_offsets: IntArray) -> Iterator[int]:

@@ -58,12 +58,26 @@ class RowsInUse(nn.Embedding):
             self.weight.copy_(whole.weight[self.used.cpu()])
 
 
-def train_rows_in_use(model: Any, used: NDArray[np.int64]) -> None:
+def keep_rows(model: Any, used: NDArray[np.int64]) -> bool:
     """Replace the token embedding of a transformers model by its rows `used`, ascending token ids, in place.
 
-    The padding token must be among them.
+    Tells whether it did: the embedding stays whole where it is a class of its own, which may do more than look rows up
+    (Gemma's scales them), or has options beyond a padding row.
     """
-    model.set_input_embeddings(RowsInUse(model.get_input_embeddings(), used))
+    whole = model.get_input_embeddings()
+    if type(whole) is not nn.Embedding or whole.max_norm is not None or whole.scale_grad_by_freq or whole.sparse:
+        return False
+    if whole.padding_idx is not None:  # which need not be the configuration's padding token
+        used = np.union1d(used, [whole.padding_idx])
+    model.set_input_embeddings(RowsInUse(whole, used))
+    return True
+
+
+def keep_all_rows(model: Any) -> None:
+    """Undo `keep_rows`."""
+    table = model.get_input_embeddings()
+    if isinstance(table, RowsInUse):
+        model.set_input_embeddings(table.whole().to(table.weight.device))
 
 
 def rows_digest(model: Any) -> str | None:

@@ -10,6 +10,8 @@ autograd's own work on hundreds of small operations. Here the matrix products ar
 and the norms stay in float32, and everything in between is done once (docs/design/0005-the-step-on-a-cpu.md).
 """
 
+import weakref
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -53,8 +55,8 @@ class PackedLayer:
         self.scale: float = attention.scaling
         """What the query's weights are multiplied by, so that the scores need not be."""
         self.norms: tuple[nn.LayerNorm, nn.LayerNorm] = (output.LayerNorm, layer.output.LayerNorm)
-        self._layer = layer
-        self._stock_forward = layer.forward
+        # Weak, since the layer holds this object: in a cycle, a fold's weights would stay while the next fold trains.
+        self._layer: Callable[[], Any] = weakref.ref(layer)
         self._linears: tuple[nn.Linear, ...] = (
             *(attention.query, attention.key, attention.value),
             *(output.dense, layer.intermediate.dense, layer.output.dense),
@@ -66,9 +68,10 @@ class PackedLayer:
 
     def __call__(self, hidden_states: Tensor, *arguments: Any, packing: Packing | None = None, **others: Any) -> Any:
         """Return the layer's states, [1, T, h] for a packed row."""
+        layer = self._layer()
         if packing is None:
-            return self._stock_forward(hidden_states, *arguments, **others)
-        dropouts = [dropout.p if self._layer.training else 0.0 for dropout in self._dropouts]
+            return type(layer).forward(layer, hidden_states, *arguments, **others)
+        dropouts = [dropout.p if layer.training else 0.0 for dropout in self._dropouts]
         fixed = (self, packing, self._weights(), dropouts)
         computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *self._parameters)  # type: ignore[no-untyped-call]
         return computed[None]
@@ -203,12 +206,19 @@ def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, norm: n
 
 
 def use_packed_layers(model: Any) -> None:
-    """Let `PackedLayer` compute every encoder layer of a model whose layers are BERT's.
+    """Let `PackedLayer` compute every encoder layer of a model on a CPU whose layers are BERT's.
 
     Of the last one the states of first tokens are computed only: `TextPooling` hands no others on.
     """
-    for layer in (layers := berts_layers(model)):
-        layer.forward = PackedLayer(layer, only_first=layer is layers[-1])
+    if model.device.type == "cpu":
+        for layer in (layers := berts_layers(model)):
+            layer.forward = PackedLayer(layer, only_first=layer is layers[-1])
+
+
+def use_stock_layers(model: Any) -> None:
+    """Undo `use_packed_layers`."""
+    for layer in berts_layers(model):
+        vars(layer).pop("forward", None)
 
 
 def berts_layers(model: Any) -> list[Any]:

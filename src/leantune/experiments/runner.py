@@ -36,7 +36,9 @@ from leantune.system.device import device_key
 from leantune.system.errors import RunFolderError, SettingsError
 from leantune.system.files import read_json, write_json, write_yaml
 from leantune.system.safe_yaml import parse_yaml
+from leantune.system.settings import check
 from leantune.tables.folds import fold_table
+from leantune.training.evaluation import EvaluationSettings
 from leantune.training.events import (
     ComparisonEvent,
     Plan,
@@ -192,11 +194,9 @@ def _extrapolate(events: "_Events", effective: dict[str, Any], started: float) -
         step, seconds = step - events.readings[0][0], seconds - events.readings[0][1]
     step_seconds = seconds / step
     steps_per_epoch = -(-events.training_rows // effective["batching"]["batch_size"])
-    every = effective["evaluation"]["every"]
-    interval = steps_per_epoch * 1.0
-    if isinstance(every, dict):
-        interval = every["steps"] if "steps" in every else steps_per_epoch * every["fraction"]
-    evaluations = -(-events.total_steps // max(1, int(interval)))
+    evaluations = check(EvaluationSettings, effective["evaluation"]).count(
+        steps_per_epoch=steps_per_epoch, total_steps=events.total_steps
+    )
     if effective["precision"] != "fp32":  # the kept predictions are computed once more in float32
         evaluations += 1
     evaluation = steps_per_epoch * step_seconds * EVALUATION_COST * events.validation_rows / events.training_rows

@@ -15,7 +15,7 @@ from leantune.tables.folds import FoldSettings
 from leantune.tables.table import DataSettings
 from leantune.tokens.truncation import TokenSettings
 from leantune.training.checkpoint import CheckpointSettings
-from leantune.training.loop import EvaluationSettings
+from leantune.training.evaluation import EvaluationSettings
 from leantune.training.optim import OptimizerSettings
 from leantune.training.precision import PrecisionName
 

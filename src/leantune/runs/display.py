@@ -144,8 +144,12 @@ def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "speed",
             f"{overall['tokens_per_second']:,.0f} tokens/s, {overall['padding_fraction']:.1%} padding, "
-            f"{overall['model_flops_utilization']:.0%} of the {rate['flops_per_second'] / 1e9:,.0f} GFLOP/s "
-            f"measured here ({rate['measured_on']})",
+            + (
+                "operations not counted"
+                if overall["model_flops_utilization"] is None
+                else f"{overall['model_flops_utilization']:.0%} of the {rate['flops_per_second'] / 1e9:,.0f} GFLOP/s "
+                f"measured here ({rate['measured_on']})"
+            ),
         )
     )
     memory = f"{overall['peak_process_bytes'] / 2**30:.1f} GiB process"

@@ -1,7 +1,7 @@
 """One fold of a run, from its rows to its files: trained, saved on the way, predicted and written."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,29 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from leantune.encoder.embedding import whole_embedding
-from leantune.encoder.model import Encoder, load_weights, save_model
+from leantune.encoder.model import Encoder
+from leantune.encoder.saving import load_weights, read_saved, save_model
 from leantune.runs.preparation import Prepared
 from leantune.runs.record import RunFolder
 from leantune.runs.session import Session
-from leantune.runs.totals import Tally
-from leantune.system.errors import RunFolderError
+from leantune.runs.totals import Totals
+from leantune.system.device import is_out_of_memory
+from leantune.system.errors import RunFolderError, TrainingError
 from leantune.system.files import saving, sha256_of
 from leantune.system.stopping import Stopped
 from leantune.training.checkpoint import SavedState, Timer
 from leantune.training.clock import Phase
 from leantune.training.events import Checkpoint, Evaluation, Event, FoldEnd, Note, TrainStep
-from leantune.training.loop import Fold, predict_rows, train_fold
+from leantune.training.loop import Fold, evaluation_limit, train_fold
 from leantune.training.optim import make_optimizer
 from leantune.training.precision import Precision, make_precision
+from leantune.training.prediction import predict_rows
 from leantune.training.scoring import compute_metrics
 from leantune.training.state import TrainState, load_tensors, pack_state, unpack_state, weights_of
 
 WEIGHTS = "model.safetensors"
+MOST_DIFFERENCE = 1e-4
+"""Between a prediction of the run and of the saved model, relative to the largest: what rounding leaves."""
 PHASES: tuple[Phase, ...] = ("train", "evaluation", "checkpoint")
 
 
@@ -37,7 +42,7 @@ PHASES: tuple[Phase, ...] = ("train", "evaluation", "checkpoint")
 class FoldResult:
     """What one trained fold gave."""
 
-    tally: Tally
+    totals: Totals
     best: NDArray[np.float64]
     """Predictions [n, outputs] for the fold's validation rows, from the weights of the best evaluation."""
     last: NDArray[np.float64]
@@ -89,7 +94,7 @@ def run_fold(
             folder.write_event(event)
             yield event
             if isinstance(event, TrainStep):
-                keeper.tally.add(event)
+                keeper.totals.add(event)
             if isinstance(event, Evaluation):
                 last = event.predictions
             if isinstance(event, Evaluation) and event.is_best:
@@ -103,6 +108,8 @@ def run_fold(
         best, last = _exact_predictions(
             encoder, prepared, fold, state, precision=precision, model_folder=keeper.model_folder, best=best, last=last
         )
+        clock.enter("checkpoint")
+        yield from _prove_saved(keeper.model_folder, prepared, fold, best)
     except Stopped as stopped:
         if state.step and not stopped.at_once:
             yield Note(about="stop", text=f"{stopped.name}: saving, to go on with --resume; again, at once")
@@ -143,7 +150,7 @@ class _Keeper:
             self._model_bytes = 4 * sum(parameter.numel() for parameter in encoder.model.parameters())
         optimizer = make_optimizer(encoder.model, fold.optimizer)
         if saved is None:
-            self.state, self.tally = TrainState(optimizer=optimizer), Tally()
+            self.state, self.totals = TrainState(optimizer=optimizer), Totals()
             self.began = {phase: session.clock.seconds(phase) for phase in PHASES}
         else:
             self._restore_best(saved)
@@ -153,7 +160,7 @@ class _Keeper:
                     f"{saved.path}: {self.state.step} steps are done, and the run now ends after {fold.total_steps}: "
                     "--force cannot go back; give another --output"
                 )
-            self.tally, self.began = Tally(**saved.state["tally"]), saved.state["began"]
+            self.totals, self.began = Totals(**saved.state["totals"]), saved.state["began"]
         self._timer = Timer(fold.checkpoint, expected_bytes=4 * self._model_bytes)
 
     def is_due(self, event: Event) -> bool:
@@ -179,7 +186,7 @@ class _Keeper:
         """Write a checkpoint."""
         start, state = time.monotonic(), self.state
         tensors, values = pack_state(state, self._encoder, self._precision)
-        own = {"total_steps": self.fold.total_steps, "tally": asdict(self.tally), "began": self.began}
+        own = {"total_steps": self.fold.total_steps, "totals": asdict(self.totals), "began": self.began}
         event = self.session.write_checkpoint(
             self.folder,
             self.fold.number,
@@ -230,10 +237,10 @@ def _write_results(
     metrics = (
         scores
         | {"training_rows": len(fold.training_rows), "validation_rows": len(fold.validation_rows)}
-        | keeper.tally.summary(train_seconds=seconds["train"], matrix_rate=rate)
+        | keeper.totals.summary(train_seconds=seconds["train"], matrix_rate=rate)
         | {"evaluation_seconds": seconds["evaluation"], "checkpoint_seconds": seconds["checkpoint"]}
     )
-    return FoldResult(tally=keeper.tally, best=best, last=last, metrics=metrics)
+    return FoldResult(totals=keeper.totals, best=best, last=last, metrics=metrics)
 
 
 def _exact_predictions(
@@ -252,11 +259,22 @@ def _exact_predictions(
     What is saved are float32 weights, and what is reported are their predictions, not a 16-bit shadow of them. `best`
     and `last` are those of the evaluations in training, None where a process before this one made them.
     """
-    exact = make_precision("fp32", precision.device)
+
+    def predict() -> NDArray[np.float64]:
+        return predict_rows(
+            encoder,
+            prepared.rows.sequences,
+            fold.validation_rows,
+            task=prepared.task,
+            micro_batch=evaluation_limit(fold, state),
+            padding=fold.batching.padding,
+            precision=make_precision("fp32", precision.device),
+        ).values
+
     if precision.name != "fp32":
         best = last = None
     if last is None:
-        last = predict_rows(encoder, prepared.rows, fold, task=prepared.task, precision=exact)
+        last = predict()
     if best is None and state.best_step == state.step:
         best = last
     if best is None:
@@ -264,10 +282,44 @@ def _exact_predictions(
         kept = {name: tensor.clone() for name, tensor in own.items()}  # no larger than the gradients, which are gone
         try:
             load_weights(encoder, model_folder)
-            best = predict_rows(encoder, prepared.rows, fold, task=prepared.task, precision=exact)
+            best = predict()
         finally:
             load_tensors(own, kept)  # a checkpoint that is written when this is stopped has the last weights
     return best, last
+
+
+def _prove_saved(folder: Path, prepared: Prepared, fold: Fold, best: NDArray[np.float64]) -> Iterator[Note]:
+    """Hold the saved model, loaded by plain transformers, against the run's own predictions `best` (laws 8 and 10).
+
+    Raises `TrainingError` where they differ: whoever used the model would get other answers than those that the metrics
+    are of.
+    """
+    sample, device = prepared.samples[fold.number], prepared.precision.device
+    if not len(sample.places):
+        return
+    try:
+        with make_precision("fp32", device).compute():
+            saved = prepared.task.predictions(read_saved(folder, sample.texts, device)).cpu().numpy()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = f"no memory to load {folder} and to try it: whether it repeats the predictions is not known"
+        yield Note(event="warning", about="model", text=text)
+        return
+    own = best[sample.places]
+    differences = np.abs(saved - own) if saved.shape == own.shape else np.full_like(own, np.inf)
+    if (differences > MOST_DIFFERENCE * np.abs(own).max()).any():
+        place = int(differences.max(axis=1).argmax())
+        row = fold.validation_rows[sample.places[place]] + 1
+        raise TrainingError(
+            f"{folder}: plain transformers gives {_listed(saved[place])} for row {row} with the saved model, and this "
+            f"run gave {_listed(own[place])}: it would not do what the metrics say, so the run is not finished. "
+            f"Please report this model ({prepared.config.model.name}); another model.name will do."
+        )
+
+
+def _listed(values: NDArray[np.float64]) -> str:
+    return ", ".join(f"{value:.5g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
 
 
 def _save_result(result: FoldResult, session: Session, folder: RunFolder, number: int, step: int) -> None:
@@ -279,7 +331,7 @@ def _save_result(result: FoldResult, session: Session, folder: RunFolder, number
         suffix="-finished",
         tensors={"predictions": {name: torch.from_numpy(getattr(result, name)) for name in ("best", "last")}},
         copies={},
-        state={"total_steps": step, "finished": {"tally": asdict(result.tally), "metrics": result.metrics}},
+        state={"total_steps": step, "finished": {"totals": asdict(result.totals), "metrics": result.metrics}},
     )
 
 
@@ -288,7 +340,7 @@ def read_result(saved: SavedState) -> FoldResult:
     predictions = saved.tensors("predictions")
     finished = saved.state["finished"]
     return FoldResult(
-        tally=Tally(**finished["tally"]),
+        totals=Totals(**finished["totals"]),
         best=predictions["best"].numpy(),
         last=predictions["last"].numpy(),
         metrics=finished["metrics"],

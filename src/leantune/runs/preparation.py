@@ -1,7 +1,6 @@
 """Everything before training, from a file to rows and a loaded encoder: every stage is known, every `auto` resolved."""
 
-import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,19 +8,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from leantune.batches.batch import Rows
 from leantune.batches.plan import MicroBatch, Padding, RowsPerMicroBatch, TokensPerMicroBatch
-from leantune.encoder.embedding import train_rows_in_use
-from leantune.encoder.model import Encoder, load_encoder, model_path
+from leantune.encoder.loading import load_encoder, model_path, train_rows_in_use
+from leantune.encoder.model import Encoder
 from leantune.runs.config import Config
 from leantune.system.device import available_bytes
 from leantune.system.errors import DeviceError, SettingsError, TableError
 from leantune.tables.folds import Folds, fold_table
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets, TaskKind
-from leantune.tokens.tokens import TokenizedTexts, check_tokenizer, load_tokenizer, tokenize, tokenizer_fingerprint
-from leantune.tokens.truncation import Sequences, discover_template, truncate
+from leantune.tokens.sequences import cut_alike, make_sequences
+from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
+from leantune.tokens.truncation import Sequences
 from leantune.training.events import Event, Note, Progress
 from leantune.training.loop import Batching
 from leantune.training.metrics import MetricName, default_metric, metric_names
@@ -34,6 +35,16 @@ AUTO_TOKENS = {
     "packed": {"cpu": 2048, "mps": 8192, "cuda": 16384},
     "padded": {"cpu": 1024, "mps": 8192, "cuda": 16384},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A few validation rows that are not cut, with their texts as the table has them."""
+
+    places: NDArray[np.intp]
+    """[n]: where they stand among the fold's validation rows."""
+    texts: tuple[list[str], ...]
+    """[n] each; one list a text of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +67,11 @@ class Prepared:
     precision: Precision
     load: Callable[[], Encoder]
     """Loads the pretrained encoder anew, with the same head every time."""
+    samples: Mapping[int, Sample]
+    """Rows of each trained fold on which its saved model is tried."""
+    fold_numbers: list[int]
+    """The folds to train."""
     notes: tuple[Note, ...]
-
-    @property
-    def fold_numbers(self) -> list[int]:
-        """The folds to train."""
-        return list(range(self.folds.count)) if self.config.fold == "all" else [self.config.fold]
 
 
 def prepare(config: Config, precision: Precision) -> Generator[Event, None, tuple[Prepared, Encoder]]:
@@ -70,7 +80,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
     task = make_task(targets)
     metric = _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
-    for number in range(folds.count) if config.fold == "all" else [config.fold]:
+    fold_numbers = list(range(folds.count)) if config.fold == "all" else [config.fold]
+    for number in fold_numbers:
         if not weights[folds.training_rows(number)].any():  # raises, too, where there is no such fold
             raise TableError(
                 f"{table.path}: all rows that train in fold {number} have the weight 0; nothing can be learned"
@@ -94,32 +105,25 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
             f"batching.layout: packed is not possible with {encoder.model.config.model_type}, whose attention cannot "
             "be told where one text ends and the next begins; set it to auto or dynamic"
         )
-    check_tokenizer(tokenizer, encoder.vocabulary_size)
-    tokenized = yield from _tokenize(table, tokenizer)
-    template = discover_template(tokenizer, pair=len(table.texts) == 2)
-    limit = encoder.position_limit or min(tokenizer.model_max_length, sys.maxsize)
-    sequences = truncate(tokenized, template, config.tokens, limit)
-    if not sequences.lengths.all():
-        row = int(sequences.lengths.argmin()) + 1
-        raise TableError(
-            f"{table.path}, row {row}: found an empty text, expected at least one token, since this model's tokenizer "
-            "adds no special tokens; remove the row"
+    if config.batching.layout == "fixed" and not encoder.takes_padding:
+        raise SettingsError(
+            f"batching.layout: fixed is not possible with {encoder.model.config.model_type}: padding changes what it "
+            "computes for a text; set it to auto or dynamic, with which only rows of equal length share a micro-batch"
         )
-    tokenizer.model_max_length = sequences.max_length  # the saved copy cuts where training cut
-    tokenizer.truncation_side = "left" if config.tokens.truncation == "tail" else "right"
-    tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # or else `save_pretrained` forgets it
+    sequences = yield from _sequences(table, tokenizer, encoder, config)
+    cut_alike(tokenizer, sequences, config.tokens)
 
     used = np.union1d(sequences.used_ids(encoder.vocabulary_size), [encoder.pad_id])
-    train_rows_in_use(encoder.model, used)
+    train_rows_in_use(encoder, used)
     if precision.device.type == "cpu":
         _refuse_what_cannot_fit(encoder)
 
     def load_again() -> Encoder:
         again = load()
-        train_rows_in_use(again.model, used)
+        train_rows_in_use(again, used)
         return again
 
-    batching, layout = _resolve_batching(config, sequences, precision, packs=encoder.pooling is not None)
+    batching, layout = _resolve_batching(config, sequences, precision, encoder)
     effective = config.model_copy(
         update={
             "data": config.data.model_copy(update={"task": targets.kind}),
@@ -145,6 +149,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
         metric=metric,
         precision=precision,
         load=load_again,
+        samples={number: _sample(table, sequences, folds.validation_rows(number)) for number in fold_numbers},
+        fold_numbers=fold_numbers,
         notes=tuple(
             _notes(
                 config,
@@ -158,6 +164,14 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
             )
         ),
     ), encoder
+
+
+def _sample(table: Table, sequences: Sequences, rows: NDArray[np.int64]) -> Sample:
+    """Choose the shortest, the middle and the longest of the rows that are not cut."""
+    uncut = np.flatnonzero(sequences.lengths[rows] == sequences.full_lengths[rows])
+    by_length = uncut[np.argsort(sequences.lengths[rows[uncut]], kind="stable")]
+    places = np.unique(by_length[[0, len(uncut) // 2, -1]]) if len(uncut) else uncut
+    return Sample(places=places, texts=tuple(column.take(rows[places]).to_pylist() for column in table.texts))
 
 
 def _refuse_what_cannot_fit(encoder: Encoder) -> None:
@@ -175,14 +189,21 @@ def _refuse_what_cannot_fit(encoder: Encoder) -> None:
         )
 
 
-def _tokenize(table: Table, tokenizer: Any) -> Generator[Event, None, TokenizedTexts]:
-    progress = tokenize(table.texts, tokenizer)
+def _sequences(table: Table, tokenizer: Any, encoder: Encoder, config: Config) -> Generator[Event, None, Sequences]:
+    progress = make_sequences(
+        table.texts,
+        tokenizer,
+        config.tokens,
+        vocabulary_size=encoder.vocabulary_size,
+        position_limit=encoder.position_limit,
+        source=table.path,
+    )
     while True:
         try:
             reached = next(progress)
         except StopIteration as end:
-            tokenized: TokenizedTexts = end.value
-            return tokenized
+            sequences: Sequences = end.value
+            return sequences
         yield Progress(stage="tokenize", done=reached.rows_done, total=reached.rows)
 
 
@@ -198,11 +219,17 @@ def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
 
 
 def _resolve_batching(
-    config: Config, sequences: Sequences, precision: Precision, *, packs: bool
+    config: Config, sequences: Sequences, precision: Precision, encoder: Encoder
 ) -> tuple[Batching, str]:
     settings = config.batching
-    layout = ("packed" if packs else "dynamic") if settings.layout == "auto" else settings.layout
-    paddings: dict[str, Padding] = {"fixed": int(sequences.lengths.max()), "dynamic": "longest", "packed": "none"}
+    layout: str = settings.layout
+    if layout == "auto":
+        layout = "packed" if encoder.pooling is not None else "dynamic"
+    paddings: dict[str, Padding] = {
+        "fixed": int(sequences.lengths.max()),
+        "dynamic": "longest" if encoder.takes_padding else "equal",
+        "packed": "none",
+    }
     limit = settings.micro_batch
     if limit == "auto":
         by_device = AUTO_TOKENS["packed" if layout == "packed" else "padded"]
@@ -252,6 +279,10 @@ def _notes(
     layout = layouts[effective.batching.layout]
     if config.batching.layout == "auto" and encoder.pooling is None:
         layout += f" ({encoder.model.config.model_type} cannot take packed rows)"
+    if batching.padding == "equal":
+        layout = (
+            f"rows of equal length in a micro-batch (padding changes what {encoder.model.config.model_type} computes)"
+        )
     yield Note(
         about="batching",
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "

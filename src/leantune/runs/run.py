@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from leantune.encoder.model import Encoder
 from leantune.runs.config import Config, load_config
 from leantune.runs.display import Display
 from leantune.runs.fold_run import FoldResult, read_result, run_fold
@@ -15,7 +16,7 @@ from leantune.runs.preparation import Prepared, prepare
 from leantune.runs.record import RunFolder, clear_unfinished, hold, refuse_foreign, refuse_taken
 from leantune.runs.resume import discard_later, find_progress, fingerprint, finished_metrics, refuse_other
 from leantune.runs.session import Session, remove_checkpoints, resumption
-from leantune.runs.totals import Tally
+from leantune.runs.totals import Totals
 from leantune.system.device import (
     deterministic,
     forget_peak,
@@ -74,11 +75,13 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
     device = resolve_device(config.device)
     clock = PhaseClock(started_at, partial(synchronize, device))
     precision = make_precision(config.precision, device)
-    prepared, encoder = yield from prepare(config, precision)
+    prepared, first = yield from prepare(config, precision)
     with precision.compute():  # a TF32 run is held against TF32 products
         rate, rate_of = matrix_rate(device, precision.matrix_dtype)
     forget_peak(device)  # of those products, and of what ran before in this process
-    session = Session.begin(prepared, encoder, clock)
+    session = Session.begin(prepared, first, clock)
+    encoder: Encoder | None = first
+    del first  # so that no name keeps the first fold's encoder while another trains
 
     # From here on a signal is answered where the work can be saved.
     with hold(output), deferred():
@@ -111,7 +114,7 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
             results = {} if progress is None else {n: read_result(saved) for n, saved in progress.done.items()}
             left = [number for number in prepared.fold_numbers if number not in results]
             for number in left:
-                if number != left[0]:  # every fold starts from the pretrained weights and the same seed
+                if encoder is None:  # every fold starts from the pretrained weights and the same seed
                     clock.enter("startup")
                     encoder = prepared.load()
                 results[number] = yield from run_fold(
@@ -123,6 +126,7 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
                     rate=rate,
                     saved=progress.training if progress is not None and number == left[0] else None,
                 )
+                encoder = None  # its memory is the next one's
             clock.enter("checkpoint")
             metrics = {
                 "task": prepared.task.kind,
@@ -151,16 +155,16 @@ def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Ite
 def _overall(prepared: Prepared, results: dict[int, FoldResult], clock: PhaseClock, rate: float) -> dict[str, Any]:
     """Return the metrics of all trained folds together: every row is predicted by the model that did not see it."""
     truth = np.concatenate([prepared.rows.targets[prepared.folds.validation_rows(number)] for number in results])
-    tally = Tally()
+    totals = Totals()
     for result in results.values():
-        tally += result.tally
+        totals += result.totals
     kind = prepared.task.kind
     return (
         {
             "best": compute_metrics(kind, truth, np.concatenate([result.best for result in results.values()])),
             "last": compute_metrics(kind, truth, np.concatenate([result.last for result in results.values()])),
         }
-        | tally.summary(train_seconds=clock.seconds("train"), matrix_rate=rate)
+        | totals.summary(train_seconds=clock.seconds("train"), matrix_rate=rate)
         | {
             "startup_seconds": clock.seconds("startup"),
             "evaluation_seconds": clock.seconds("evaluation"),

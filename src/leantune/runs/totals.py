@@ -7,7 +7,7 @@ from leantune.training.events import TrainStep
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Totals:
     """Sums over optimizer steps."""
 
     optimizer_steps: int = 0
@@ -15,7 +15,8 @@ class Tally:
     rows: int = 0
     tokens: int = 0
     computed_tokens: int = 0
-    useful_flops: float = 0.0
+    useful_flops: float | None = 0.0
+    """None where they could not be counted."""
 
     def add(self, step: TrainStep) -> None:
         """Count one step."""
@@ -24,11 +25,11 @@ class Tally:
         self.rows += step.rows
         self.tokens += step.tokens
         self.computed_tokens += step.computed_tokens
-        self.useful_flops += step.useful_flops
+        self.useful_flops = _sum(self.useful_flops, step.useful_flops)
 
-    def __iadd__(self, other: "Tally") -> Self:
+    def __iadd__(self, other: "Totals") -> Self:
         for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            setattr(self, name, _sum(getattr(self, name), getattr(other, name)))
         return self
 
     def summary(self, *, train_seconds: float, matrix_rate: float) -> dict[str, Any]:
@@ -43,6 +44,12 @@ class Tally:
             "tokens": self.tokens,
             "padding_fraction": 1 - self.tokens / self.computed_tokens,
             "tokens_per_second": self.tokens / train_seconds,
-            "model_flops_utilization": self.useful_flops / train_seconds / matrix_rate,
+            "model_flops_utilization": None
+            if self.useful_flops is None
+            else self.useful_flops / train_seconds / matrix_rate,
             "train_seconds": train_seconds,
         }
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other

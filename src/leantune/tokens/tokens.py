@@ -121,6 +121,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) ->
             f"model.name {name!r}: its tokenizer has {size} tokens, but the model's vocabulary has {vocabulary_size}. "
             "The tokenizer's files (such as tokenizer.json) are probably missing: save the model's tokenizer beside it."
         )
+    if tokenizer.padding_side == "left":
+        raise ModelError(
+            f"model.name {name!r}: its tokenizer pads on the left, as models do that classify by the last token. It is "
+            "no encoder of BERT's kind: choose another model."
+        )
     highest = max(tokenizer.get_vocab().values())
     if highest >= vocabulary_size:
         raise ModelError(

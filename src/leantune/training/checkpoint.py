@@ -28,7 +28,7 @@ from leantune.system.errors import RunFolderError, SavingError, TrainingError
 from leantune.system.files import read_json, sha256_of, sync_folder
 from leantune.system.settings import Section
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """Checkpoints that stay: should the newest be damaged, there is one more."""
 LARGEST_SHARE = 0.02
@@ -176,7 +176,7 @@ def read_newest(place: Path) -> tuple[SavedState | None, list[str]]:
 
 def read_checkpoint(path: Path) -> SavedState:
     """Check a checkpoint against its manifest; raises `RunFolderError` that names the file that is not as written."""
-    manifest = read_json(path / MANIFEST)
+    manifest = _read_part(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise RunFolderError(
             f"{path / MANIFEST}: found format {manifest.get('format')!r}, expected {FORMAT}: damaged, or written by "
@@ -197,7 +197,14 @@ def read_checkpoint(path: Path) -> SavedState:
                 f"found {size:,} bytes, expected {expected}" if size != expected else "its bytes are not those written"
             )
             raise RunFolderError(f"{file}: damaged: {what}")
-    return SavedState(path=path, state=read_json(path / STATE))
+    return SavedState(path=path, state=_read_part(path / STATE))
+
+
+def _read_part(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file)
+    except RunFolderError as error:
+        raise RunFolderError(f"{file}: damaged: {str(error).removeprefix(f'{file}: ')}") from None
 
 
 def remove_after(place: Path, used: Path | None) -> None:

@@ -66,8 +66,9 @@ class TrainStep:
     """Tokens of the texts, special tokens included, padding not."""
     computed_tokens: int
     """Positions that the encoder computed, padding included."""
-    useful_flops: float
-    """Floating-point operations that the texts need, forward and backward, without padding."""
+    useful_flops: float | None
+    """Floating-point operations that the texts need, forward and backward, without padding; None where this
+    architecture's could not be counted."""
     tokens_per_second: float
     memory: int
     """Bytes: of tensors on the device, or on a CPU the process's resident memory."""

@@ -33,6 +33,8 @@ class TrainState:
     """Its metric; None where that is not defined."""
     smaller_micro_batch: dict[str, int] | None = None
     """The limit, `rows` or `tokens`, that took the setting's place where there was no memory; None where there was."""
+    smaller_evaluation: dict[str, int] | None = None
+    """The same for evaluations."""
 
 
 def pack_state(

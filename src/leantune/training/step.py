@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leantune.batches.batch import Batch
+from leantune.batches.batch import TrainingBatch
 from leantune.encoder.model import Encoder
 from leantune.system.device import is_out_of_memory
 from leantune.training.precision import Precision
@@ -35,7 +35,7 @@ class DoesNotFitError(Exception):
 
 
 def accumulate_gradients(
-    encoder: Encoder, batches: Iterable[Batch], *, total_weight: float, task: Task, precision: Precision
+    encoder: Encoder, batches: Iterable[TrainingBatch], *, total_weight: float, task: Task, precision: Precision
 ) -> Tensor:
     """Add the gradient of a whole step to the parameters' `grad`; return its loss, a detached scalar.
 
@@ -49,7 +49,7 @@ def accumulate_gradients(
     try:
         with precision.compute():
             for batch in batches:
-                part = task.loss_sum(encoder.logits(batch), batch.targets, batch.weights) / total_weight
+                part = task.loss_sum(encoder.logits(batch.inputs), batch.targets, batch.weights) / total_weight
                 (part if precision.scaler is None else precision.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
                 loss += part.detach()
                 done += 1
@@ -100,7 +100,7 @@ def apply_gradients(
 def optimizer_step(
     encoder: Encoder,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
+    batches: Iterable[TrainingBatch],
     *,
     total_weight: float,
     task: Task,

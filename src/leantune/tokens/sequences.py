@@ -1,0 +1,49 @@
+"""The way of a table's texts to what the model reads: tokenized once, then put together within a limit.
+
+Training, prediction and inspection go it alike, so that all of them read the same.
+"""
+
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from leantune.system.errors import TableError
+from leantune.tokens.tokens import Texts, TokenizingProgress, check_tokenizer, tokenize
+from leantune.tokens.truncation import Sequences, TokenSettings, discover_template, truncate
+
+
+def make_sequences(
+    texts: Texts,
+    tokenizer: Any,
+    settings: TokenSettings,
+    *,
+    vocabulary_size: int,
+    position_limit: int | None,
+    source: Path,
+) -> Generator[TokenizingProgress, None, Sequences]:
+    """Return the sequences of N rows, yielding progress while they are tokenized.
+
+    `texts` has a column [N] for each text of a row. `position_limit` is the longest sequence that the model takes; None
+    is the tokenizer's own limit. `source` is the file that messages name. Raises `ModelError` for a tokenizer that is
+    not this model's, and `TableError` for a text without a single token.
+    """
+    check_tokenizer(tokenizer, vocabulary_size)
+    tokenized = yield from tokenize(texts, tokenizer)
+    template = discover_template(tokenizer, pair=len(texts) == 2)
+    limit = position_limit or min(tokenizer.model_max_length, sys.maxsize)
+    sequences = truncate(tokenized, template, settings, limit)
+    if not sequences.lengths.all():
+        row = int(sequences.lengths.argmin()) + 1
+        raise TableError(
+            f"{source}, row {row}: found an empty text, expected at least one token, since this model's tokenizer "
+            "adds no special tokens; remove the row"
+        )
+    return sequences
+
+
+def cut_alike(tokenizer: Any, sequences: Sequences, settings: TokenSettings) -> None:
+    """Let a tokenizer, which is saved with the model, cut where `sequences` were cut, as far as a tokenizer can."""
+    tokenizer.model_max_length = sequences.max_length
+    tokenizer.truncation_side = "left" if settings.truncation == "tail" else "right"
+    tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side  # or else `save_pretrained` forgets it

@@ -1,0 +1,85 @@
+"""Predictions for rows of texts: a function of an encoder and sequences, without folds and targets."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leantune.batches.batch import Batch, make_batch
+from leantune.batches.plan import MicroBatch, Padding, plan_evaluation
+from leantune.encoder.model import Encoder
+from leantune.system.device import is_out_of_memory
+from leantune.system.errors import TrainingError
+from leantune.system.stopping import check
+from leantune.tokens.truncation import Sequences
+from leantune.training.events import Note
+from leantune.training.memory import halve
+from leantune.training.precision import Precision
+from leantune.training.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Predictions, and what they took."""
+
+    values: NDArray[np.float64]
+    """[n, outputs]: numbers for regression, probabilities otherwise."""
+    micro_batch: MicroBatch
+    """The limit under which all micro-batches fitted into memory."""
+    notes: tuple[Note, ...]
+    """One for each time that they did not."""
+
+
+def predict_rows(
+    encoder: Encoder,
+    sequences: Sequences,
+    numbers: NDArray[np.int64],
+    *,
+    task: Task,
+    micro_batch: MicroBatch,
+    padding: Padding,
+    precision: Precision,
+) -> Predicted:
+    """Predict the rows `numbers` [n], in their order (law 4).
+
+    What does not fit into memory is computed in smaller micro-batches. Raises `TrainingError` where a row does not fit
+    by itself or a prediction is not finite, and `Stopped` where that was asked for.
+    """
+    notes: list[Note] = []
+    encoder.model.eval()
+    while True:
+        plan = plan_evaluation(sequences.lengths[numbers], micro_batch=micro_batch, padding=padding)
+        micro_batches = [numbers[micro] for micro in plan]
+        outputs: list[Tensor] = []
+        try:
+            with torch.inference_mode(), precision.compute():
+                for batch in _batches(encoder, sequences, micro_batches, padding, precision.device):
+                    outputs.append(task.predictions(encoder.logits(batch)))  # noqa: PERF401 - those until it fails
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        micro_batch, note = halve(micro_batches[len(outputs)], sequences, micro_batch, padding, precision.device)
+        notes.append(note)
+    values = np.empty((len(numbers), task.outputs))
+    values[plan.rows] = torch.cat(outputs).cpu().numpy()
+    if not np.isfinite(values).all():
+        row = numbers[np.flatnonzero(~np.isfinite(values).all(axis=1))[0]]
+        raise TrainingError(f"the prediction for row {row + 1} is not finite; nothing more is written")
+    return Predicted(values=values, micro_batch=micro_batch, notes=tuple(notes))
+
+
+def _batches(
+    encoder: Encoder,
+    sequences: Sequences,
+    micro_batches: Iterable[NDArray[np.int64]],
+    padding: Padding,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """Yield the batches of row numbers [n] each; raises `Stopped` before one where that was asked for."""
+    for numbers in micro_batches:
+        check()
+        yield make_batch(sequences, numbers, pad_id=encoder.pad_id, padding=padding, device=device)
