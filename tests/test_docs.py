@@ -4,9 +4,15 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 import leantune
 
 ROOT = Path(__file__).parents[1]
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_settings_page_is_written_from_the_settings() -> None:
@@ -15,19 +21,26 @@ def test_the_settings_page_is_written_from_the_settings() -> None:
     assert spec.loader is not None
     generate_settings = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate_settings)
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == generate_settings.settings_page(), "run: python docs/generate_settings.py"
+    assert read("docs/settings.md") == generate_settings.settings_page(), "run: python docs/generate_settings.py"
 
 
-def test_the_readmes_map_names_every_file_once() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+\.py)`", readme[readme.index("## The map") :])
-    files = {path.name for path in Path(str(leantune.__file__)).parent.rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert sorted(named) == sorted(files)
+@pytest.mark.parametrize("page", ["README.md", "docs/design/0006-the-house.md"])
+def test_a_map_names_every_folder_once(page: str) -> None:
+    first_cells = re.findall(r"^\| `(\w+)/` \|", read(page), flags=re.MULTILINE)
+    folders = {path.parent.name for path in Path(str(leantune.__file__)).parent.glob("*/__init__.py")}
+    assert sorted(first_cells) == sorted(folders)
 
 
-def test_the_tests_that_the_readme_names_are_there() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(test_\w+\.py)`", readme))
+@pytest.mark.parametrize("page", ["README.md", "docs/reliability.md"])
+def test_the_tests_that_a_page_names_are_there(page: str) -> None:
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)`", read(page))
     assert named
-    assert named <= {path.name for path in (ROOT / "tests").iterdir()}
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_every_test_that_the_reliability_page_names_by_its_name_is_there() -> None:
+    page = read("docs/reliability.md")
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)` \(`(test_\w+)`", page)
+    assert named
+    for file, name in named:
+        assert f"def {name}(" in read(f"tests/{file}")
