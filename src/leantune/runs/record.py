@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,15 +26,16 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from leantune.system.errors import RunFolderError
 from leantune.system.files import (
     ESCAPE,
+    locked,
     replacing,
     saving,
     strict_json,
+    sync,
     sync_tree,
     unwritable,
     write_json,
@@ -93,20 +94,19 @@ def hold(path: Path) -> Iterator[None]:
 
     Raises `RunFolderError` where another process has it: one that was killed has it no longer.
     """
-    lock = FileLock(path / LOCK)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RunFolderError(f"{path}: another process is training here; wait for it, or stop it") from None
     except OSError as error:
         raise unwritable(path, error) from None
-    try:
-        yield
-    finally:
-        if (path / "metrics.json").is_file():
-            (path / LOCK).unlink(missing_ok=True)
-        lock.release()
+    with locked(path / LOCK, taken="another process is training here"):
+        try:
+            yield
+        finally:
+            if (path / "metrics.json").is_file():
+                # While it is held: whoever opened the file just before sees that it is gone, and holds nothing. Windows
+                # refuses to remove a file that is open; there, the lock removes its file itself, after its release.
+                with suppress(PermissionError):
+                    (path / LOCK).unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -171,7 +171,7 @@ class RunFolder:
         descriptor = self._events.fileno()
         size = os.fstat(descriptor).st_size
         with saving(self.path / "events.jsonl", size):
-            os.fsync(descriptor)
+            sync(descriptor)
         return size
 
     def fold(self, number: int) -> Path:

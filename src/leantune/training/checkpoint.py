@@ -11,7 +11,6 @@ Nothing is pickled: only JSON and safetensors are ever read.
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leantune.system.errors import RunFolderError, SavingError, TrainingError
-from leantune.system.files import read_json, sha256_of, sync_folder
+from leantune.system.files import read_json, remedy, sha256_of, sync, sync_folder
 from leantune.system.settings import Section
 
 FORMAT = 1
@@ -148,7 +147,7 @@ def write_checkpoint(
         raise SavingError(
             f"{file.path}: cannot be written, {file.bytes:,} bytes were: {error.strerror}; "
             + (f"the checkpoint {kept[-1]} is as it was: " if kept else "there is no checkpoint before it: ")
-            + "make room, then go on with --resume"
+            + f"{remedy(error)}, then go on with --resume"
         ) from None
     for old in _complete(place)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
@@ -232,7 +231,7 @@ class _File:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                os.fsync(self._file.fileno())
+                sync(self._file.fileno())
         finally:
             self._file.close()
 
