@@ -506,3 +506,36 @@ def test_a_process_that_takes_a_folder_while_another_leaves_it_has_it_alone(tmp_
     with pytest.raises(RunFolderError, match="another process is training here"), hold(tmp_path):
         pass
     entered.close()
+
+
+# Large runs
+
+
+def test_predictions_are_written_without_a_list_of_python_on_the_way(tmp_path):
+    class WithoutLists(np.ndarray):
+        def tolist(self):
+            raise AssertionError("2 million rows would not fit")
+
+    predictions = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    with RunFolder(tmp_path) as folder:
+        table = write_predictions(
+            folder, targets=pa.array(["a", "b", "a"]), predictions=predictions.view(WithoutLists), labels=("a", "b")
+        )
+    assert table.schema.field("prediction").type == pa.list_(pa.float64())
+    assert table["prediction"].to_pylist() == predictions.tolist()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 6, 7, 13, 14, 20])
+def test_a_run_that_goes_on_keeps_its_events_to_the_byte_and_never_has_all_in_memory(tmp_path, monkeypatch, kept):
+    content = bytes(range(97, 117))
+    (tmp_path / "events.jsonl").write_bytes(content)
+
+    def refuse(_):
+        raise AssertionError("all of a long run's events would not fit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(leantune.runs.record, "CHUNK_BYTES", 7)
+        with RunFolder(tmp_path, go_on_at=kept):
+            pass
+    assert (tmp_path / "events.jsonl").read_bytes() == content[:kept]
