@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import pydoc
 import subprocess
 import sys
 from importlib import import_module
@@ -65,3 +66,18 @@ def test_help_waits_for_no_heavy_package(module):
 )
 def test_plans_records_and_folds_need_no_torch(module):
     assert loaded_by(f"import leantune.{module}").isdisjoint({"torch", "transformers"})
+
+
+def test_tab_completion_shows_the_public_names_and_nothing_else():
+    assert sorted(dir(leantune)) == sorted(leantune.__all__)
+
+
+def test_help_shows_what_the_package_is_and_loads_every_public_name():
+    text = pydoc.plain(pydoc.render_doc(leantune))
+    assert leantune.__doc__ is not None
+    assert leantune.__doc__ in text
+    functions = [name for name in leantune.__all__ if inspect.isfunction(getattr(leantune, name))]
+    for name in functions:
+        assert f"    {name}(" in text
+    for name in set(leantune.__all__) - set(functions):
+        assert f"    class {name}(" in text

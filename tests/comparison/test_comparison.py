@@ -817,3 +817,11 @@ def test_of_many_recipes_without_a_difference_seldom_any_is_called_one():
         effects = judged(values[0], **{f"recipe {i}": values[i] for i in range(1, 7)})
         families += any(e.verdict != "inconclusive" for e in effects.values())
     assert families / 600 <= 0.07
+
+
+def test_a_comparison_is_printed_as_what_was_compared(tmp_path):
+    write_experiment(tmp_path, recipes={"plain": {}, "\x1b[2Jbad": {"precision": "bf16"}}, seeds=(0, 1))
+    assert repr(compare_runs(tmp_path)) == (
+        "Comparison(title='experiment', metric='rmse', baseline='plain', recipes=['plain', '\\x1b[2Jbad'], folds=(0,), "
+        "seeds=(0, 1))"
+    )

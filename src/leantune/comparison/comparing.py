@@ -82,6 +82,14 @@ class Comparison:
     command: str
     """What repeats the experiment."""
 
+    def __repr__(self) -> str:
+        """Name what was compared; the report says what came of it."""
+        recipes = [recipe.name for recipe in self.recipes]
+        return (
+            f"Comparison(title={self.title!r}, metric={self.metric!r}, baseline={self.baseline!r}, recipes={recipes}, "
+            f"folds={self.folds}, seeds={self.seeds})"
+        )
+
     def recipe(self, name: str) -> RecipeResult:
         """Return the recipe called `name`; KeyError if there is none."""
         return {recipe.name: recipe for recipe in self.recipes}[name]

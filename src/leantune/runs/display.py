@@ -123,11 +123,17 @@ class Display:
         self._bar, self._stage = None, ""
 
     def _line(self, head: str, text: str, style: str = "bold") -> None:
-        line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_column(min_width=HEAD_WIDTH, justify="right")
-        line.add_column(overflow="fold")
-        line.add_row(Text(printable(head), style=style), Text(printable(text)))
-        self._console.print(line)
+        self._console.print(layout([(head, text)], style))
+
+
+def layout(rows: Iterable[tuple[str, str]], style: str = "bold") -> Table:
+    """Return texts, each beside its heading, as a console prints them: long ones are wrapped, none is cut."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(min_width=HEAD_WIDTH, justify="right")
+    grid.add_column(overflow="fold")
+    for head, text in rows:
+        grid.add_row(Text(printable(head), style=style), Text(printable(text)))
+    return grid
 
 
 def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:

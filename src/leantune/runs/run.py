@@ -1,7 +1,6 @@
 """A run from its prepared rows to its folder, and the Python interface to it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from leantune.runs.display import Display
 from leantune.runs.fold_run import FoldResult, read_result, run_fold
 from leantune.runs.preparation import Prepared, prepare
 from leantune.runs.record import RunFolder, clear_unfinished, hold, refuse_foreign, refuse_taken
+from leantune.runs.result import Run, read_warnings
 from leantune.runs.resume import discard_later, find_progress, fingerprint, finished_metrics, refuse_other
 from leantune.runs.session import Session, remove_checkpoints, resumption
 from leantune.runs.totals import Totals
@@ -31,15 +31,6 @@ from leantune.training.clock import PhaseClock, forget_process_peak
 from leantune.training.events import Event, Note, Resume, RunEnd
 from leantune.training.precision import make_precision
 from leantune.training.scoring import compute_metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run."""
-
-    folder: Path
-    metrics: dict[str, Any]
-    """The content of `metrics.json`."""
 
 
 def run(
@@ -210,7 +201,7 @@ def train(
     for event in Display.over(events) if display else events:
         if isinstance(event, RunEnd):
             metrics = event.metrics
-    return Run(folder=folder, metrics=metrics)
+    return Run(folder=folder, metrics=metrics, warnings=read_warnings(folder))
 
 
 def load_run_config(

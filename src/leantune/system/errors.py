@@ -1,5 +1,7 @@
 """Everything that leantune raises on purpose."""
 
+from leantune.system.terminal import printable
+
 
 class LeantuneError(Exception):
     """Base of all errors that leantune raises on purpose.
@@ -26,6 +28,13 @@ class InputError(LeantuneError):
     """What the user gave is wrong; the message says where, what was found, what was expected and what to do."""
 
     exit_code = 2
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython prints in place of the traceback: the message, as the command line has it.
+
+        https://ipython.readthedocs.io/en/stable/config/integrating.html; `traceback.print_last()` prints it in full.
+        """
+        return f"leantune: {printable(str(self))}".split("\n")
 
 
 class TableError(InputError):
