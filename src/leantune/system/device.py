@@ -186,13 +186,14 @@ def _room(group: Path, limit: str, usage: str, cache: str) -> int | None:
     return int(most) - max(0, used - int(counts.get(cache, 0)))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+def matrix_rate(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> tuple[float, str]:
     """Measure the matrix products of this device: floating-point operations a second, and what was multiplied.
 
     The fastest of several products of two square matrices: what the hardware can do, against which a training run is
-    held as model FLOP utilization. Takes about a tenth of a second.
+    held as model FLOP utilization. Takes about a tenth of a second, but minutes where the processor only emulates
+    `dtype`. `size`: rows of the matrices; None for what keeps the device busy.
     """
-    size = 8192 if device.type == "cuda" else 2048
+    size = size or (8192 if device.type == "cuda" else 2048)
     own = torch.Generator(device).manual_seed(0)  # the global one draws the head and the dropout
     left, right = (torch.randn(size, size, device=device, generator=own).to(dtype) for _ in range(2))
     seconds = []
