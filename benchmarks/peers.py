@@ -118,7 +118,7 @@ def make_workload(options: argparse.Namespace, folder: Path) -> Workload:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*columns, "target", "fold"])
-        for place, (row, target) in enumerate(zip(rows, targets.readable(rows), strict=True)):
+        for place, (row, target) in enumerate(zip(rows, targets.readable(rows).to_pylist(), strict=True)):
             writer.writerow([*texts[row], target, int(place < sizes[0] + sizes[1])])
     drawn = read_table(DataSettings(path=path, text=columns, target="target", fold="fold"))
     targets = parse_targets(drawn, targets.kind)

@@ -13,14 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from leantune.batches.batch import make_batch
 from leantune.encoder.dropout import BitDropout
 from leantune.encoder.loading import load_encoder, model_path
 from leantune.encoder.model import Encoder, ModelSettings
 from leantune.encoder.saving import load_weights, save_model
 from leantune.system.errors import ModelError
 from leantune.tokens.tokens import load_tokenizer
-from small_runs import CPU, load_tiny
-from tiny_encoders import MAX_LENGTH, NAMES
+from small_runs import CPU, load_tiny, make_rows
+from tiny_encoders import MAX_LENGTH, NAMES, make_texts
 
 
 def load(folder: Path, **settings: Any) -> Encoder:
@@ -240,3 +241,36 @@ def test_an_encoder_on_a_cpu_drops_by_random_bits(tiny_encoder_dir: Callable[[st
     encoder = load_tiny(tiny_encoder_dir("bert"), dropout=0.2)
     kinds = {type(module) for module in encoder.model.modules() if isinstance(module, torch.nn.Dropout)}
     assert kinds == {BitDropout}
+
+
+# The head computes in float32
+
+
+@pytest.mark.parametrize("padding", ["none", "longest"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "distilbert", "electra"])
+def test_a_head_around_1950_tells_texts_apart_in_16_bits_too(
+    tiny_encoder_dir: Callable[[str], Path], name: str, padding: Any
+) -> None:
+    folder = tiny_encoder_dir(name)
+    encoder = load_tiny(folder, packed=padding == "none")
+    last = [module for module in encoder.model.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.fill_(1950.0)
+    rows = make_rows(folder, texts=make_texts(60))
+    batch = make_batch(rows.sequences, rows.sequences.lengths.argsort()[::-1], pad_id=0, padding=padding, device=CPU)
+    encoder.model.eval()
+    with torch.no_grad():
+        exact = encoder.logits(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = encoder.logits(batch)
+    assert half.dtype is torch.float32
+    assert len(half.unique()) > 40  # 2 where the head computes in bf16
+    torch.testing.assert_close(half, exact, rtol=0, atol=0.1 * float(exact.max() - exact.min()) + 0.05)
+
+
+def test_the_precision_around_the_head_comes_back_where_the_head_fails(tiny_encoder_dir: Callable[[str], Path]) -> None:
+    model = load_tiny(tiny_encoder_dir("roberta")).model
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(RuntimeError):
+            model.classifier(torch.zeros(1, 1, 7))
+        assert torch.is_autocast_enabled("cpu")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import leantune.runs.record
-from leantune.runs.record import RunFolder, code_revision, refuse_taken, write_folds
+from leantune.runs.record import RunFolder, code_revision, hold, refuse_taken, write_folds
 from leantune.system.errors import RunFolderError
 from leantune.training.events import Checkpoint, Evaluation, FoldStart, Note, TrainStep
 
@@ -452,3 +454,88 @@ def test_a_checkout_without_a_commit_has_no_revision(source):
 def test_a_machine_without_git_has_no_revision(source, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert code_revision() is None
+
+
+# The lock
+
+
+def test_the_lock_of_a_finished_run_goes_with_it_and_that_of_an_unfinished_one_stays(tmp_path):
+    with hold(tmp_path):
+        pass
+    assert (tmp_path / ".lock").exists()
+    with hold(tmp_path):
+        (tmp_path / "metrics.json").write_text("{}")
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_system_that_removes_no_open_file_ends_a_run_all_the_same(tmp_path, monkeypatch):
+    """As Windows does."""
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "The process cannot access the file", str(path))
+
+    with monkeypatch.context() as patch, hold(tmp_path):
+        (tmp_path / "metrics.json").write_text("{}")
+        patch.setattr(Path, "unlink", refuse)
+    with hold(tmp_path):  # it is free
+        pass
+
+
+def test_a_process_that_takes_a_folder_while_another_leaves_it_has_it_alone(tmp_path, monkeypatch):
+    """Wherever between removing the lock's file and freeing it the other process comes."""
+    release = FileLock.release
+    entered = ExitStack()
+
+    def beset(lock, *arguments, **options):
+        monkeypatch.setattr(FileLock, "release", release)
+        enter()  # just before it is freed
+        release(lock, *arguments, **options)
+        enter()  # just after
+
+    def enter():
+        try:
+            entered.enter_context(hold(tmp_path))
+        except RunFolderError:
+            refused.append("refused")
+
+    refused = []
+    monkeypatch.setattr(FileLock, "release", beset)
+    with hold(tmp_path):
+        (tmp_path / "metrics.json").write_text("{}")
+    assert refused == ["refused"]  # one of the two moments has it, the other has not
+    with pytest.raises(RunFolderError, match="another process is training here"), hold(tmp_path):
+        pass
+    entered.close()
+
+
+# Large runs
+
+
+def test_predictions_are_written_without_a_list_of_python_on_the_way(tmp_path):
+    class WithoutLists(np.ndarray):
+        def tolist(self):
+            raise AssertionError("2 million rows would not fit")
+
+    predictions = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    with RunFolder(tmp_path) as folder:
+        table = write_predictions(
+            folder, targets=pa.array(["a", "b", "a"]), predictions=predictions.view(WithoutLists), labels=("a", "b")
+        )
+    assert table.schema.field("prediction").type == pa.list_(pa.float64())
+    assert table["prediction"].to_pylist() == predictions.tolist()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 6, 7, 13, 14, 20])
+def test_a_run_that_goes_on_keeps_its_events_to_the_byte_and_never_has_all_in_memory(tmp_path, monkeypatch, kept):
+    content = bytes(range(97, 117))
+    (tmp_path / "events.jsonl").write_bytes(content)
+
+    def refuse(_):
+        raise AssertionError("all of a long run's events would not fit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(leantune.runs.record, "CHUNK_BYTES", 7)
+        with RunFolder(tmp_path, go_on_at=kept):
+            pass
+    assert (tmp_path / "events.jsonl").read_bytes() == content[:kept]

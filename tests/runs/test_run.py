@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +21,7 @@ from leantune.runs.run import run
 from leantune.system.device import resolve_device
 from leantune.system.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.system.settings import Section
+from leantune.training.clock import peak_process_bytes
 from leantune.training.events import Evaluation, Note, RunEnd
 from leantune.training.precision import supported_precisions
 from leantune.training.scoring import compute_metrics
@@ -421,3 +423,12 @@ def test_packed_and_padded_runs_learn_the_same(data: Path, bert: Path, tmp_path:
     assert metrics[0]["best"] == pytest.approx(metrics[1]["best"], rel=1e-3)
     assert metrics[0]["padding_fraction"] > 0.2
     assert metrics[1]["padding_fraction"] < 0.1
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system keeps a process's peak")
+def test_the_peak_of_a_processs_memory_is_the_runs_own(data: Path, bert: Path, tmp_path: Path) -> None:
+    """In a notebook, larger runs may have come before."""
+    np.ones(2**30, dtype=np.uint8)
+    before = peak_process_bytes()
+    overall = run_all(tiny_config(data, bert, optimizer__epochs=1), tmp_path / "run")[-1].metrics["overall"]
+    assert 0 < overall["peak_process_bytes"] < before - 2**28

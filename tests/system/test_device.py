@@ -1,11 +1,15 @@
 """Devices: only those that are there, and measured without a trace."""
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from leantune.system.device import (
+    available_bytes,
     describe_device,
     device_bytes,
     device_key,
@@ -95,18 +99,26 @@ def test_waiting_for_a_processor_is_nothing():
     synchronize(CPU)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_matrix_rate_is_positive_and_says_what_was_multiplied(dtype):
-    rate, measured_on = matrix_rate(CPU, dtype)
+@pytest.mark.parametrize(
+    ("dtype", "size", "multiplied"),
+    [
+        (torch.float32, None, "float32 2048 x 2048 x 2048"),
+        (torch.bfloat16, 64, "bfloat16 64 x 64 x 64"),  # emulated by most processors: minutes at full size
+    ],
+)
+def test_the_matrix_rate_is_positive_and_says_what_was_multiplied(
+    dtype: torch.dtype, size: int | None, multiplied: str
+) -> None:
+    rate, measured_on = matrix_rate(CPU, dtype, size=size)
     assert rate > 0
-    assert measured_on == f"{str(dtype).removeprefix('torch.')} 2048 x 2048 x 2048"
+    assert measured_on == multiplied
 
 
 def test_measuring_the_matrix_rate_does_not_change_what_is_drawn_next():
     torch.manual_seed(7)
     expected = torch.rand(5)
     torch.manual_seed(7)
-    matrix_rate(CPU, torch.float32)
+    matrix_rate(CPU, torch.float32, size=64)
     assert torch.equal(torch.rand(5), expected)
 
 
@@ -139,3 +151,82 @@ def test_a_lock_on_a_device_has_the_same_name_whatever_the_device_is_called_here
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert device_key(name) == key
+
+
+# Memory in containers
+
+GIB = 2**30
+NO_LIMIT_V1 = 9223372036854771712
+V2 = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+V1 = ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 64 GiB free, as an empty folder for `proc` and `sys`."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    return tmp_path
+
+
+def in_group(machine: Path, lines: str) -> None:
+    (machine / "proc/self/cgroup").write_text(lines)
+
+
+def add_group(
+    machine: Path, version: tuple[str, str, str, str], path: str, *, limit: object, used: int, cache: int = 0
+) -> None:
+    top, limit_file, usage_file, cache_line = version
+    group = machine / top / path
+    group.mkdir(parents=True, exist_ok=True)
+    (group / limit_file).write_text(f"{limit}\n")
+    (group / usage_file).write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon {used - cache}\nactive_file 0\n{cache_line} {cache}\n")
+
+
+@pytest.mark.parametrize(("version", "line"), [(V2, "0::/\n"), (V1, "4:memory:/\n")])
+def test_in_a_container_the_cache_of_files_counts_as_free(
+    machine: Path, version: tuple[str, str, str, str], line: str
+) -> None:
+    in_group(machine, line)
+    add_group(machine, version, ".", limit=8 * GIB, used=int(7.5 * GIB), cache=7 * GIB)
+    assert available_bytes(machine) == 8 * GIB - GIB // 2
+
+
+@pytest.mark.parametrize(
+    ("version", "line", "none"),
+    [(V2, "0::/jobs/job_7/step\n", "max"), (V1, "9:pids:/\n4:cpu,memory:/jobs/job_7/step\n0::/\n", NO_LIMIT_V1)],
+)
+def test_the_smallest_room_of_a_processs_group_and_those_above_it_counts(
+    machine: Path, version: tuple[str, str, str, str], line: str, none: object
+) -> None:
+    in_group(machine, line)
+    add_group(machine, version, "jobs/job_7/step", limit=none, used=GIB)
+    add_group(machine, version, "jobs/job_7", limit=10 * GIB, used=GIB)
+    assert available_bytes(machine) == 9 * GIB
+    add_group(machine, version, "jobs", limit=20 * GIB, used=15 * GIB, cache=2 * GIB)
+    assert available_bytes(machine) == 7 * GIB
+    add_group(machine, version, "jobs/job_7/step", limit=4 * GIB, used=GIB)
+    assert available_bytes(machine) == 3 * GIB
+    add_group(machine, version, "elsewhere", limit=GIB, used=GIB)
+    assert available_bytes(machine) == 3 * GIB
+
+
+@pytest.mark.parametrize("path", ["/docker/0a1b2c", "/../../user.slice"])
+def test_a_group_whose_path_is_the_hosts_is_limited_as_the_top_of_the_container_is(machine: Path, path: str) -> None:
+    in_group(machine, f"0::{path}\n")
+    add_group(machine, V2, ".", limit=8 * GIB, used=GIB)
+    (machine / "sys/user.slice").mkdir()
+    assert available_bytes(machine) == 7 * GIB
+
+
+def test_a_group_that_is_beyond_its_limit_has_no_room(machine: Path) -> None:
+    in_group(machine, "0::/\n")
+    add_group(machine, V2, ".", limit=GIB, used=2 * GIB)
+    assert available_bytes(machine) == 0
+
+
+def test_without_control_groups_all_free_memory_is_available(machine: Path) -> None:
+    assert available_bytes(machine) == 64 * GIB
+    in_group(machine, "0::/\n")
+    assert available_bytes(machine) == 64 * GIB

@@ -295,10 +295,10 @@ def test_a_table_without_targets_is_a_mistake_in_the_settings():
 def test_targets_are_readable_again():
     rows = np.array([2, 0])
 
-    assert parse(["yes", "no", "no"]).readable(rows) == ["no", "yes"]
-    assert parse(["1.5", "2", "3"]).readable(rows) == [3.0, 1.5]
+    assert parse(["yes", "no", "no"]).readable(rows).to_pylist() == ["no", "yes"]
+    assert parse(["1.5", "2", "3"]).readable(rows).to_pylist() == [3.0, 1.5]
     labels = parse_targets(table_of(a=["0", "1", "1"], b=["1", "1", "0"]), "auto")
-    assert labels.readable(rows) == [[1.0, 0.0], [0.0, 1.0]]
+    assert labels.readable(rows).to_pylist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 # Real tables
@@ -337,4 +337,21 @@ def test_real_class_names_are_those_in_the_file():
 
     targets = parse_targets(read_table(DataSettings(path=path, target="category")), "auto")
 
-    assert targets.readable(np.arange(len(expected))) == expected
+    assert targets.readable(np.arange(len(expected))).to_pylist() == expected
+
+
+def test_readable_targets_are_columns_without_a_list_of_python_on_the_way():
+    class WithoutLists(np.ndarray):
+        def tolist(self):
+            raise AssertionError("2 million rows would not fit")
+
+    def targets_of(kind, columns, classes, values):
+        values = np.array(values).view(WithoutLists)
+        return Targets(kind=kind, columns=columns, classes=classes, values=values, reason="").readable(np.array([2, 0]))
+
+    numbers = targets_of("regression", ("a",), (), [[0.5], [1.5], [np.nan]])
+    assert (numbers.type, repr(numbers.to_pylist())) == (pa.float64(), "[nan, 0.5]")
+    lists = targets_of("multilabel", ("a", "b"), ("a", "b"), [[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    assert (lists.type, lists.to_pylist()) == (pa.list_(pa.float64()), [[1.0, 0.0], [0.0, 1.0]])
+    names = targets_of("binary", ("a",), ("no", "yes"), [0, 0, 1])
+    assert (names.type, names.to_pylist()) == (pa.string(), ["yes", "no"])

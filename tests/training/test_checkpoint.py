@@ -20,7 +20,7 @@ from interruptions import cut_off, differing, outcome
 from leantune.encoder.saving import save_model
 from leantune.runs.record import RunFolder
 from leantune.runs.run import run
-from leantune.system.errors import RunFolderError, SavingError, TrainingError
+from leantune.system.errors import ModelError, RunFolderError, SavingError, TrainingError
 from leantune.tokens.tokens import load_tokenizer
 from leantune.training.checkpoint import (
     BYTES_PER_SECOND,
@@ -348,3 +348,32 @@ def test_a_run_that_meets_a_quota_says_where_leaves_1_and_goes_on_once_there_is_
     assert "Traceback" not in done.stderr
     list(run(config, tmp_path / "run", resume=True))
     assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "bool"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)],
+)
+def test_buffers_of_any_type_of_numbers_that_safetensors_has_come_back(place: Path, name: str) -> None:
+    numbers = torch.tensor([0, 1, 2, 100]).to(getattr(torch, name))
+    content = {"numbers": numbers, "one": numbers[3].clone(), "none": numbers[:0].clone()}
+    write(place, 1, tensors={"weights": content})
+    saved = read_checkpoint(place / "step_00000001").tensors("weights")
+    assert {key: (tensor.dtype, tensor.tolist()) for key, tensor in saved.items()} == {
+        key: (tensor.dtype, tensor.tolist()) for key, tensor in content.items()
+    }
+
+
+def test_a_buffer_of_another_type_is_one_error_that_names_it_and_leaves_the_checkpoint_before(place: Path) -> None:
+    write(place, 1)
+    with pytest.raises(ModelError, match=r"wide \(weights\) holds numbers of type complex128.* choose another model"):
+        write(place, 2, tensors={"weights": {"wide": torch.ones(2, dtype=torch.complex128)}})
+    assert read_newest(place)[0] == read_checkpoint(place / "step_00000001")
+
+
+@pytest.mark.parametrize("name", ["float16", "float8_e4m3fn", "complex64"])
+def test_a_number_that_is_not_finite_is_found_in_any_type(place: Path, name: str) -> None:
+    numbers = torch.tensor([1.0, float("nan")]).to(getattr(torch, name))
+    with pytest.raises(TrainingError, match="not finite"):
+        write(place, 1, tensors={"weights": {"a": numbers}})

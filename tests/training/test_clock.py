@@ -1,9 +1,11 @@
 """The clock: every moment of a run belongs to one phase."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -12,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leantune.training.clock
-from leantune.training.clock import Phase, PhaseClock, peak_process_bytes, process_bytes, process_started_at
+from leantune.training.clock import (
+    Phase,
+    PhaseClock,
+    forget_process_peak,
+    peak_process_bytes,
+    process_bytes,
+    process_started_at,
+)
 
 PHASES = get_args(Phase)
 
@@ -166,3 +175,43 @@ subprocess.run([sys.executable, "-c", "from leantune.training.clock import *; pr
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 128 * 2**20
+
+
+def use_memory() -> int:
+    """Use 64 MiB and give them back; return the memory before."""
+    before = process_bytes()
+    np.ones(64 * 2**20, dtype=np.uint8)
+    return before
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system keeps a process's peak")
+def test_a_peak_from_before_the_measurement_is_forgotten():
+    before = use_memory()
+    forget_process_peak()
+    assert peak_process_bytes() < before + 32 * 2**20
+    use_memory()
+    assert peak_process_bytes() > before + 32 * 2**20
+
+
+def test_where_the_system_keeps_an_earlier_peak_the_largest_reading_counts(monkeypatch):
+    peak = [2**40]
+    monkeypatch.setattr(leantune.training.clock, "_system_peak", lambda: peak[-1])
+    forget_process_peak()
+    before = process_bytes()
+    block = np.ones(64 * 2**20, dtype=np.uint8)
+    process_bytes()
+    del block
+    assert before + 32 * 2**20 < peak_process_bytes() < before + 128 * 2**20
+    peak.append(2**41)  # it must be the run's own
+    assert peak_process_bytes() == 2**41
+
+
+def test_a_system_without_a_peak_to_reset_is_measured_all_the_same(monkeypatch):
+    """macOS has no such file; some containers do not let a process write it."""
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    forget_process_peak()
+    assert peak_process_bytes() >= process_bytes() > 0

@@ -137,7 +137,7 @@ def load_encoder(
         vocabulary_size=model.get_input_embeddings().num_embeddings,
         pad_id=config.pad_token_id,
         takes_token_types="token_type_ids" in inspect.signature(model.forward).parameters
-        and getattr(config, "type_vocab_size", 0) > 1,
+        and getattr(config, "type_vocab_size", 2) > 1,  # CTRL, XLNet and others take them and have no such number
         takes_ready_mask=config.model_type in READY_MASK_TYPES and config._attn_implementation == "sdpa",
         training_flops=flops,
         new_weights=new,

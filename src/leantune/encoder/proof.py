@@ -23,7 +23,7 @@ from leantune.system.device import is_out_of_memory
 from leantune.system.errors import ModelError
 
 PACKED_LENGTHS = (150, 70, 9, 1)
-PADDED_LENGTHS = (40, 23, 9, 1)
+PADDED_LENGTHS = (40, 23, 9, 2, 1)
 MORE_PADDING = 7
 """Tokens by which the longest text is padded, too."""
 

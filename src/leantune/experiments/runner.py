@@ -34,7 +34,7 @@ from leantune.comparison.results import RunResult
 from leantune.experiments.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
 from leantune.system.device import device_key
 from leantune.system.errors import RunFolderError, SettingsError
-from leantune.system.files import read_json, write_json, write_yaml
+from leantune.system.files import locked, read_json, unwritable, write_json, write_yaml
 from leantune.system.safe_yaml import parse_yaml
 from leantune.system.settings import check
 from leantune.tables.folds import fold_table
@@ -411,18 +411,12 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_foreign(folder)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RunFolderError(f"{folder}: another `leantune compare` is running here; wait for it, or stop it") from None
     except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be written: {error.strerror}; give another --output") from None
-    try:
+        raise unwritable(folder, error) from None
+    with locked(folder / ".lock", taken="another `leantune compare` is running here"):
         for left_over in folder.glob(f"{TRIAL_PREFIX}*"):  # of a process that was killed
             shutil.rmtree(left_over, ignore_errors=True)
         yield
-    finally:
-        lock.release()
 
 
 def _lock_of(recipe: Recipe) -> tuple[str, FileLock]:

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,25 +26,30 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from leantune.system.errors import RunFolderError
 from leantune.system.files import (
     ESCAPE,
+    locked,
     replacing,
     saving,
     strict_json,
+    sync,
     sync_tree,
     unwritable,
     write_json,
     write_text,
     write_yaml,
 )
+from leantune.tables.targets import column_of
 from leantune.training.events import Recorded
 
 LOCK = ".lock"
 """Held by the process that writes a run folder; the system frees it however that process ends."""
+
+CHUNK_BYTES = 2**24
+"""Of the events that a resumed run copies, at most so many are in memory."""
 
 FOLD = re.compile(r"fold_(\d+)")
 """The folders of the folds."""
@@ -93,20 +98,19 @@ def hold(path: Path) -> Iterator[None]:
 
     Raises `RunFolderError` where another process has it: one that was killed has it no longer.
     """
-    lock = FileLock(path / LOCK)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RunFolderError(f"{path}: another process is training here; wait for it, or stop it") from None
     except OSError as error:
         raise unwritable(path, error) from None
-    try:
-        yield
-    finally:
-        if (path / "metrics.json").is_file():
-            (path / LOCK).unlink(missing_ok=True)
-        lock.release()
+    with locked(path / LOCK, taken="another process is training here"):
+        try:
+            yield
+        finally:
+            if (path / "metrics.json").is_file():
+                # While it is held: whoever opened the file just before sees that it is gone, and holds nothing. Windows
+                # refuses to remove a file that is open; there, the lock removes its file itself, after its release.
+                with suppress(PermissionError):
+                    (path / LOCK).unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -125,14 +129,15 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if go_on_at is not None:
                 # A new file in its place, which whoever follows the run takes for one; and no part of a line is left.
-                kept = events.read_bytes()[:go_on_at]
-                if len(kept) < go_on_at:
+                size = events.stat().st_size
+                if size < go_on_at:
                     raise RunFolderError(
-                        f"{events}: found {len(kept):,} bytes, expected at least the {go_on_at:,} that were there when "
+                        f"{events}: found {size:,} bytes, expected at least the {go_on_at:,} that were there when "
                         "the run was saved: it cannot go on without its records; give another --output"
                     )
-                with replacing(events) as beside, beside.open("xb") as file:
-                    file.write(kept)
+                with replacing(events) as beside, events.open("rb") as kept, beside.open("xb") as file:
+                    for done in range(0, go_on_at, CHUNK_BYTES):
+                        file.write(kept.read(min(CHUNK_BYTES, go_on_at - done)))
             # A line at a time reaches the disk.
             self._events = events.open("a", encoding="utf-8", errors=ESCAPE, buffering=1)
         except OSError as error:
@@ -171,7 +176,7 @@ class RunFolder:
         descriptor = self._events.fileno()
         size = os.fstat(descriptor).st_size
         with saving(self.path / "events.jsonl", size):
-            os.fsync(descriptor)
+            sync(descriptor)
         return size
 
     def fold(self, number: int) -> Path:
@@ -195,8 +200,9 @@ class RunFolder:
         One output gives a number a row; several give a list, whose order the file's metadata tell under `labels`: the
         target columns, or the classes that the probabilities belong to.
         """
-        prediction = pa.array(predictions[:, 0] if predictions.shape[1] == 1 else predictions.tolist())
-        table = pa.table({"row": pa.array(rows), "id": ids, "target": pa.array(targets), "prediction": prediction})
+        table = pa.table(
+            {"row": pa.array(rows), "id": ids, "target": pa.array(targets), "prediction": column_of(predictions)}
+        )
         table = table.replace_schema_metadata({"labels": json.dumps(labels, ensure_ascii=False)})
         path = self.fold(fold) / "predictions.parquet"
         with saving(path, table.nbytes), replacing(path) as beside:

@@ -27,7 +27,7 @@ from leantune.system.device import (
 )
 from leantune.system.errors import DeviceError
 from leantune.system.stopping import deferred
-from leantune.training.clock import PhaseClock
+from leantune.training.clock import PhaseClock, forget_process_peak
 from leantune.training.events import Event, Note, Resume, RunEnd
 from leantune.training.precision import make_precision
 from leantune.training.scoring import compute_metrics
@@ -63,6 +63,7 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
             return
     else:
         refuse_taken(output)
+    forget_process_peak()
     device = resolve_device(config.device)
     clock = PhaseClock(started_at, partial(synchronize, device))
     precision = make_precision(config.precision, device)

@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 import torch
@@ -134,28 +134,66 @@ def give_back_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def available_bytes() -> int:
-    """Return how much memory of the system this process may still take: what is free, and within its container's limit.
+def available_bytes(root: Path = Path("/")) -> int:
+    """Return how many bytes of memory this process may still take: what is free, and within its container's limits.
 
-    The limit is that of Linux's control groups, version 2.
+    A container limits memory by Linux's control groups, of version 1 or 2. Each group that this process is in counts,
+    from its own up to the root: the smallest room decides. `root` is the folder that holds `proc` and `sys`.
     """
-    available: int = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
+    return max(0, min([psutil.virtual_memory().available, *_rooms_of_groups(root)]))
+
+
+def _rooms_of_groups(root: Path) -> list[int]:
+    """Return the bytes left in each control group that limits this process's memory; none where there are no groups."""
     try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no such group, or not on Linux
-        return available
-    return min(available, int(limit) - used) if limit.isdecimal() else available
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # not on Linux
+        return []
+    rooms = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2 has one tree for everything
+            top, limit, usage, cache = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, usage = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        own = PurePosixPath(path.lstrip("/"))
+        if ".." in own.parts:  # the group lies outside of what this container sees, which is the top only
+            own = PurePosixPath()
+        # In a container, the path may be that of the host: the groups that are not found here are passed over.
+        for group in (own, *own.parents):
+            room = _room(top / group, limit, usage, cache)
+            rooms += [] if room is None else [room]
+    return rooms
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+def _room(group: Path, limit: str, usage: str, cache: str) -> int | None:
+    """Return the bytes left in one control group, whose files are called `limit` and `usage`; None without a limit.
+
+    Usage includes the cache of files that were read. The system gives the inactive part of it, the line `cache` of
+    memory.stat, to whoever asks for memory, so it counts as free.
+    """
+    try:
+        most = (group / limit).read_text(encoding="ascii").strip()
+        if not most.isdecimal():  # "max"
+            return None
+        used = int((group / usage).read_text(encoding="ascii"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # no such group, or without a limit to memory
+        return None
+    return int(most) - max(0, used - int(counts.get(cache, 0)))
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> tuple[float, str]:
     """Measure the matrix products of this device: floating-point operations a second, and what was multiplied.
 
     The fastest of several products of two square matrices: what the hardware can do, against which a training run is
-    held as model FLOP utilization. Takes about a tenth of a second.
+    held as model FLOP utilization. Takes about a tenth of a second, but minutes where the processor only emulates
+    `dtype`. `size`: rows of the matrices; None for what keeps the device busy.
     """
-    size = 8192 if device.type == "cuda" else 2048
+    size = size or (8192 if device.type == "cuda" else 2048)
     own = torch.Generator(device).manual_seed(0)  # the global one draws the head and the dropout
     left, right = (torch.randn(size, size, device=device, generator=own).to(dtype) for _ in range(2))
     seconds = []

@@ -4,12 +4,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from leantune.system.errors import LeantuneError, RunFolderError, SavingError
 
@@ -18,6 +20,23 @@ ESCAPE = "backslashreplace"
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A disk, a quota, or a limit to the size of files."""
+
+CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system answers that has no such operation."""
+
+
+def remedy(error: Exception) -> str:
+    """Return what to do first where a file could not be written: `make room`, for example.
+
+    Libraries written in Rust tell the system's error number only in their message.
+    """
+    in_words = re.search(r"os error (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(in_words[1]) if in_words else None
+    if number in FULL:
+        return "make room"
+    if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return "make the folder writable"
+    return "check the disk, or the connection to the network drive"
 
 
 @contextmanager
@@ -31,8 +50,8 @@ def saving(path: Path, size: int, *, others: tuple[type[Exception], ...] = ()) -
     except kinds as error:
         why = getattr(error, "strerror", None) or error
         raise SavingError(
-            f"{path}: cannot be written ({size:,} bytes): {why}; make room, then go on with --resume, or move the "
-            "folder away and begin again"
+            f"{path}: cannot be written ({size:,} bytes): {why}; {remedy(error)}, then go on with --resume, or "
+            "move the folder away and begin again"
         ) from None
 
 
@@ -41,6 +60,31 @@ def unwritable(folder: Path, error: OSError) -> LeantuneError:
     if error.errno in FULL:
         return SavingError(f"{folder}: cannot be written: {error.strerror}; make room, then try again")
     return RunFolderError(f"{folder}: cannot be written: {error.strerror}; give another --output")
+
+
+@contextmanager
+def locked(path: Path, *, taken: str) -> Iterator[None]:
+    """Hold the lock file `path` during a block; the system frees it however the process ends.
+
+    Raises `RunFolderError`, which says that the folder is `taken`, where another process holds it, and where the file
+    system has no locks.
+    """
+    lock = FileLock(path, fallback_to_soft=False)  # which would stay when a process is killed
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RunFolderError(f"{path.parent}: {taken}; wait for it, or stop it") from None
+    except OSError as error:
+        if error.errno != errno.ENOLCK and error.errno not in CANNOT:
+            raise unwritable(path.parent, error) from None
+        raise RunFolderError(
+            f"{path.parent}: this file system cannot lock files ({error.strerror}), and without a lock two processes "
+            "could write here at once; give an --output on another disk, and copy the folder when it is finished"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -134,11 +178,23 @@ def sync_folder(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def sync(descriptor: int) -> None:
+    """Wait until an open file or folder is on the disk, where its file system can tell.
+
+    Network and FUSE mounts (Google Drive in Colab) may have no such operation, for folders above all.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+
+
 def _sync(file: Path) -> None:
     with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
+        sync(stream.fileno())

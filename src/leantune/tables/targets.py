@@ -38,13 +38,11 @@ class Targets:
     reason: str
     """One sentence for the user: how the kind was chosen."""
 
-    def readable(self, rows: npt.NDArray[np.int64]) -> list[float] | list[str] | list[list[float]]:
+    def readable(self, rows: npt.NDArray[np.int64]) -> pa.Array:
         """Return the targets of some rows as the table has them: numbers, class names, or a list a row for several."""
         if self.kind in {"binary", "multiclass"}:
-            return [self.classes[int(index)] for index in self.values[rows]]
-        values = self.values[rows, 0] if len(self.columns) == 1 else self.values[rows]
-        numbers: list[float] | list[list[float]] = values.tolist()
-        return numbers
+            return pa.array(self.classes).take(pa.array(self.values[rows]))
+        return column_of(self.values[rows])
 
     def describe(self, rows: npt.NDArray[np.int64]) -> str:
         """Return how the targets of some rows are spread, in a few words for the user."""
@@ -53,6 +51,15 @@ class Targets:
             return ", ".join(f"{name}: {count:,}" for name, count in zip(self.classes[:6], counts, strict=False))
         means = self.values[rows].mean(axis=0)
         return "mean " + ", ".join(f"{name} {mean:.3g}" for name, mean in zip(self.columns[:6], means, strict=False))
+
+
+def column_of(values: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> pa.Array:
+    """Return values [n, K] as a column of n rows: a number each where K is 1, else a list of K."""
+    flat = pa.array(values.reshape(-1))
+    if values.shape[1] == 1:
+        return flat
+    # Straight from one array to the other: Python's own lists would take seven times the memory.
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1]).cast(pa.list_(flat.type))
 
 
 def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:

@@ -29,6 +29,7 @@ from huggingface_hub import is_offline_mode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from leantune.system.errors import ModelError, SavingError
+from leantune.system.files import remedy
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ def tokenize(
             yield from _write(path, texts, tokenizer, rows_per_chunk)
         except OSError as error:
             raise SavingError(
-                f"{path}: tokens cannot be written: {error.strerror}; make room, then try again"
+                f"{path}: tokens cannot be written: {error.strerror}; {remedy(error)}, then try again"
             ) from None
         return _map(path)
 

@@ -11,7 +11,6 @@ Nothing is pickled: only JSON and safetensors are ever read.
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from leantune.system.errors import RunFolderError, SavingError, TrainingError
-from leantune.system.files import read_json, sha256_of, sync_folder
+from leantune.system.errors import ModelError, RunFolderError, SavingError, TrainingError
+from leantune.system.files import read_json, remedy, sha256_of, sync, sync_folder
 from leantune.system.settings import Section
 
 FORMAT = 2
@@ -38,7 +37,25 @@ BYTES_PER_SECOND = 200e6
 CHUNK_BYTES = 2**24
 MANIFEST, STATE = "manifest.json", "state.json"
 
-_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.uint8: "U8", torch.int64: "I64", torch.bfloat16: "BF16"}
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls the types of numbers that it reads back."""
 
 
 class SaveEverySeconds(Section):
@@ -113,8 +130,8 @@ def write_checkpoint(
     """Write the checkpoint `name` below `place` unless it is there, and remove all but the last two by their names.
 
     `tensors` are by file and name, `copies` files that are copied in, `state` is plain values. Raises `TrainingError`
-    where a number is not finite, and `SavingError` where a file cannot be written; the checkpoints before stay as they
-    were.
+    where a number is not finite, `ModelError` where numbers are of a type that no file can hold, and `SavingError`
+    where a file cannot be written; the checkpoints before stay as they were.
     """
     folder, beside = place / name, place / f".{name}.new"
     if folder.exists():  # made of the same step
@@ -148,7 +165,7 @@ def write_checkpoint(
         raise SavingError(
             f"{file.path}: cannot be written, {file.bytes:,} bytes were: {error.strerror}; "
             + (f"the checkpoint {kept[-1]} is as it was: " if kept else "there is no checkpoint before it: ")
-            + "make room, then go on with --resume"
+            + f"{remedy(error)}, then go on with --resume"
         ) from None
     for old in _complete(place)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
@@ -239,7 +256,7 @@ class _File:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                os.fsync(self._file.fileno())
+                sync(self._file.fileno())
         finally:
             self._file.close()
 
@@ -258,21 +275,35 @@ class _File:
 def _write_tensors(file: _File, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors lays them out, one at a time: its own writer would hold a second copy of all.
 
-    Raises `TrainingError` where a number is not finite: such weights must never take the place of good ones.
+    Raises `TrainingError` where a number is not finite: such weights must never take the place of good ones; and
+    `ModelError` where numbers are of a type that safetensors does not have.
     """
     header: dict[str, Any] = {}
     end = 0
     for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"model.name: {name} ({file.path.stem}) holds numbers of type {kind}, which a checkpoint cannot hold, "
+                f"expected one of {', '.join(_DTYPES.values())}; choose another model"
+            )
         begin, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not _is_finite(tensor):
             raise TrainingError(
                 f"{name} ({file.path.stem}) has numbers that are not finite; training stopped, and the checkpoint "
                 "before it is kept. A smaller optimizer.learning_rate, or precision: fp32, may help."
             )
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         file.write(memoryview(flat.view(torch.uint8).numpy()))  # type: ignore[arg-type]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch cannot tell for all types of 8 bits
+    return bool(wide.isfinite().all())

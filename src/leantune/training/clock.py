@@ -4,7 +4,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -69,13 +70,48 @@ def process_started_at() -> float:
     return psutil.Process().create_time()
 
 
+@dataclass
+class _Measured:
+    """What was measured of this process's memory since `forget_process_peak`, in bytes."""
+
+    peak_before: int = 0
+    """The system's peak at that time: one that is no higher now is from before."""
+    largest_reading: int = 0
+
+
+_measured = _Measured()
+
+
 def process_bytes() -> int:
     """Resident memory of this process now, in bytes."""
-    return psutil.Process().memory_info().rss
+    now = psutil.Process().memory_info().rss
+    _measured.largest_reading = max(_measured.largest_reading, now)
+    return now
+
+
+def forget_process_peak() -> None:
+    """Begin to measure the peak of this process's memory anew: in a notebook, other runs came before.
+
+    Only Linux can reset its own peak, and not in every container.
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    _measured.peak_before = _system_peak()
+    _measured.largest_reading = 0
 
 
 def peak_process_bytes() -> int:
-    """Largest resident memory that this process has had, in bytes."""
+    """Largest resident memory that this process has had since `forget_process_peak`, or ever, in bytes.
+
+    Where the system still tells an earlier, higher peak, the largest of the readings of `process_bytes` since then: a
+    lower bound.
+    """
+    peak = _system_peak()
+    return peak if peak > _measured.peak_before else max(_measured.largest_reading, process_bytes())
+
+
+def _system_peak() -> int:
+    """Largest resident memory that the system knows of, in bytes."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     if sys.platform == "linux":  # whose ru_maxrss begins with the memory of the program that started this one
