@@ -21,6 +21,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs that several tests share are made before a test has its own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEANTUNE_CACHE", str(tmp_path_factory.mktemp("shared_cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEANTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
