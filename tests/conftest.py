@@ -1,11 +1,13 @@
-"""What all tests share: no network, a cache of their own, and nine tiny encoders."""
+"""What all tests share: no network, a cache of their own, nine tiny encoders, and a server of processes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from fork_server import Server, serve
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # both are read when the library is imported
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -17,6 +19,14 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs that several tests share are made before a test has its own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEANTUNE_CACHE", str(tmp_path_factory.mktemp("shared_cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +55,10 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_encoder_dir(tiny_encoders: Path) -> Callable[[str], Path]:
     """Name of an architecture -> its folder."""
     return tiny_encoders.joinpath
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """What begins commands without the seconds of their imports."""
+    with serve() as served:
+        yield served

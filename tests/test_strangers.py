@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import leantune
+from fork_server import Server
 from interruptions import cut_off
 from leantune.comparison import compare_runs
 from leantune.encoder.loading import load_encoder
@@ -548,8 +550,13 @@ def test_ids_that_are_numbers_or_words_need_no_warning() -> None:
 
 
 def test_no_secret_of_the_environment_is_in_anything_that_is_written(
-    tmp_path: Path, tiny_encoder_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capfd: Any
+    server: Server,
+    tmp_path: Path,
+    tiny_encoder_dir: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(sys, "executable", str(server.python))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # the locks of devices, too, are this test's own
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name in (

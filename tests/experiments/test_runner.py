@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import yaml
 from filelock import FileLock, Timeout
 
+from fork_server import Server
 from leantune.experiments.experiment import compare
 from leantune.experiments.recipes import Experiment, parse_experiment
 from leantune.experiments.runner import _Events, _extrapolate, run_experiment
@@ -48,6 +49,15 @@ def _own_device_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
+FRESH_PYTHON = sys.executable
+
+
+@pytest.fixture(autouse=True)
+def _runs_begin_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of one test are fresh processes; all others are forked from one that has imported everything."""
+    monkeypatch.setattr(sys, "executable", str(server.python))
+
+
 @pytest.fixture
 def settings(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> dict[str, Any]:
     return settings_of(write_table(tmp_path / "train.csv"), tiny_encoder_dir("bert"))
@@ -66,10 +76,12 @@ def started(events: list[Any]) -> list[tuple[str, int]]:
 
 
 def test_runs_are_done_in_turn_then_kept_and_only_what_is_new_or_changed_is_added(
-    settings: dict[str, Any], tmp_path: Path
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
-    assert started(run_quietly(settings, folder)) == [("plain", 0), ("short", 0)]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", FRESH_PYTHON)
+        assert started(run_quietly(settings, folder)) == [("plain", 0), ("short", 0)]
     made = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/metrics.json")}
     assert len(made) == 2
 
@@ -217,12 +229,19 @@ def test_a_device_is_not_shared_by_two_timed_runs(settings: dict[str, Any], tmp_
 
 def test_leaving_stops_the_run_that_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["base"]["optimizer"]["epochs"] = 100_000
+    before = psutil.Process().children(recursive=True)
     events = run_experiment(load(settings), tmp_path / "out", command="", estimate=False)
     assert any(isinstance(event, RunStart) for event in events)
-    children = psutil.Process().children(recursive=True)
+    children = set(psutil.Process().children(recursive=True)) - set(before)
     assert children
     events.close()
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    wait_for(lambda: not any(map(is_alive, children)), seconds=1)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
@@ -241,30 +260,26 @@ def without_times(value: Any) -> Any:
 
 
 def test_an_experiment_killed_in_its_third_run_goes_on_to_the_report_of_an_uninterrupted_one(
-    settings: dict[str, Any], tmp_path: Path
+    server: Server, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     settings["seeds"] = [0, 1]
-    settings["base"]["optimizer"]["epochs"] = 60
+    settings["base"]["optimizer"]["epochs"] = 12
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "leantune", "compare", "mine.yaml", "--output", "killed"]
-    with (tmp_path / "said.txt").open("wb") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+    process = server.begin("compare", "mine.yaml", "--output", "killed", folder=tmp_path)
     runs = tmp_path / "killed" / "runs"
     third = "plain-*/fold_0-seed_1/events.jsonl"
-    try:
-        wait_for(lambda: process.poll() is not None or any('"step"' in p.read_text() for p in runs.glob(third)))
-        assert process.poll() is None, (tmp_path / "said.txt").read_text()
-        (worker,) = psutil.Process(process.pid).children()
-    finally:
-        process.kill()
-        process.wait()
-    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)  # it does not run on, alone
+    wait_for(lambda: not process.is_running() or any('"step"' in p.read_text() for p in runs.glob(third)))
+    assert process.is_running(), (tmp_path / "said.txt").read_text()
+    (worker,) = psutil.Process(process.pid).children()
+    process.send(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not is_alive(worker))  # it does not run on, alone
     finished = {path: path.read_bytes() for path in runs.glob("*/*/metrics.json")}
     assert len(finished) == 2
     half = rebuild_report(tmp_path / "killed")
     assert any("metrics.json" in note for note in half.notes)
 
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert server.begin("compare", "mine.yaml", "--output", "killed", folder=tmp_path).wait() == 0
     assert {path: path.read_bytes() for path in finished} == finished
     run_quietly(settings, tmp_path / "whole")
     rebuild_report(tmp_path / "whole")
@@ -325,32 +340,24 @@ def test_a_comparison_may_be_given_as_a_dictionary(settings: dict[str, Any], tmp
     assert comparison.command == f"leantune compare {tmp_path}/out/experiment.yaml --output {tmp_path}/out"
 
 
-def stopped_in_its_steps(folder: Path, number: int) -> tuple[int, str]:
-    """Start `mine.yaml`, send a signal while its first run trains: exit code, standard error."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "leantune", "compare", "mine.yaml", "--output", "out"],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        steps = "out/runs/plain-*/fold_0-seed_0/events.jsonl"
-        wait_for(lambda: any(path.read_text().count('"step"') > 20 for path in folder.glob(steps)))
-        (worker,) = psutil.Process(process.pid).children()
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert not worker.is_running()
-    return process.returncode, said
+def stopped_in_its_steps(server: Server, folder: Path, number: int) -> tuple[int, str]:
+    """Start `mine.yaml`, send a signal while its first run trains: exit code, what it said."""
+    process = server.begin("compare", "mine.yaml", "--output", "out", folder=folder)
+    steps = "out/runs/plain-*/fold_0-seed_0/events.jsonl"
+    wait_for(lambda: any(path.read_text().count('"step"') > 12 for path in folder.glob(steps)))
+    (worker,) = psutil.Process(process.pid).children()
+    process.send(number)
+    code = process.wait()
+    assert not is_alive(worker)
+    return code, (folder / "said.txt").read_text()
 
 
 def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_goes_on_in_the_middle_of_a_run(
-    settings: dict[str, Any], tmp_path: Path
+    server: Server, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings["base"]["optimizer"]["epochs"] = 70
+    settings["base"]["optimizer"]["epochs"] = 16
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
-    code, said = stopped_in_its_steps(tmp_path, signal.SIGINT)
+    code, said = stopped_in_its_steps(server, tmp_path, signal.SIGINT)
     assert code == 128 + signal.SIGINT
     assert "Traceback" not in said
     (saved,) = (tmp_path / "out").glob("runs/plain-*/fold_0-seed_0/fold_0/checkpoint/step_*")
@@ -364,10 +371,12 @@ def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_goes_on_in_the_
 
 
 @pytest.mark.slow
-def test_a_run_that_was_left_with_other_data_begins_again(settings: dict[str, Any], tmp_path: Path) -> None:
-    settings["base"]["optimizer"]["epochs"] = 70
+def test_a_run_that_was_left_with_other_data_begins_again(
+    server: Server, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["base"]["optimizer"]["epochs"] = 16
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
-    code, _ = stopped_in_its_steps(tmp_path, signal.SIGTERM)
+    code, _ = stopped_in_its_steps(server, tmp_path, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
     with (tmp_path / "train.csv").open("a") as file:
         file.write("9999,one more,text,1.5\n")

@@ -46,6 +46,17 @@ def every_step(data: Path, bert: Path, **changes: Any) -> Any:
     return tiny_config(data, bert, **(settings | changes))
 
 
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Callable[[str], Path]) -> list[Path]:
+    """Copies of one run of `every_step`, as a kill after its first, second, ... checkpoint leaves it. Where its table
+    lies plays no part: a test resumes with its own."""
+    folder = tmp_path_factory.mktemp("left")
+    config = every_step(write_table(folder / "train.csv", rows=45), tiny_encoder_dir("bert"))
+    with pytest.MonkeyPatch.context() as patch:
+        copies = run_with_copies(config, folder / "whole", RowTrace(patch), folder / "copies")
+    return [copy for copy, _, _ in copies[:-1]]
+
+
 def resume_all(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: Callable[[int], bool]) -> int:
     """Do a run, then go on from a copy of it at each checkpoint that is to be tried; the number that were."""
     trace = RowTrace(monkeypatch)
@@ -197,8 +208,10 @@ def test_a_finished_run_is_told_and_not_trained_again(data: Path, bert: Path, tm
         run_all_resumed(every_step(data, bert, optimizer={"epochs": 3}), tmp_path / "run")
 
 
-def test_an_unfinished_run_is_not_overwritten_without_resume(data: Path, bert: Path, tmp_path: Path) -> None:
-    cut_off(every_step(data, bert), tmp_path / "run", 1)
+def test_an_unfinished_run_is_not_overwritten_without_resume(
+    data: Path, bert: Path, left: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(left[0], tmp_path / "run")
     with pytest.raises(RunFolderError, match="go on with the unfinished run in it by --resume"):
         run_all(every_step(data, bert), tmp_path / "run")
 
@@ -217,9 +230,9 @@ def test_an_unfinished_run_is_not_overwritten_without_resume(data: Path, bert: P
     ],
 )
 def test_changed_settings_are_refused_with_what_changed(
-    data: Path, bert: Path, tmp_path: Path, changes: dict[str, Any], said: str
+    data: Path, bert: Path, left: list[Path], tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    cut_off(every_step(data, bert), tmp_path / "run", 1)
+    shutil.copytree(left[0], tmp_path / "run")
     before = (tmp_path / "run" / "events.jsonl").read_bytes()
     with pytest.raises(RunFolderError, match="--force") as caught:
         run_all_resumed(every_step(data, bert, **changes), tmp_path / "run")
@@ -253,8 +266,8 @@ def test_changed_data_tokens_and_weights_are_refused_each_by_its_name(data: Path
         run_all_resumed(config, tmp_path / "run")
 
 
-def test_force_lists_what_it_overrides_and_goes_on(data: Path, bert: Path, tmp_path: Path) -> None:
-    cut_off(every_step(data, bert), tmp_path / "run", 4)
+def test_force_lists_what_it_overrides_and_goes_on(data: Path, bert: Path, left: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(left[3], tmp_path / "run")
     changed = every_step(data, bert, optimizer={"epochs": 3, "learning_rate": 1e-3})
     events = run_all_resumed(changed, tmp_path / "run", force=True)
     said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
@@ -266,17 +279,17 @@ def test_force_lists_what_it_overrides_and_goes_on(data: Path, bert: Path, tmp_p
 
 
 def test_force_does_not_make_another_model_fit(
-    data: Path, bert: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+    data: Path, bert: Path, left: list[Path], tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    cut_off(every_step(data, bert), tmp_path / "run", 1)
+    shutil.copytree(left[0], tmp_path / "run")
     with pytest.raises(RunFolderError, match="of another model"):
         run_all_resumed(every_step(data, tiny_encoder_dir("electra")), tmp_path / "run", force=True)
 
 
 def test_moved_data_another_machine_and_rarer_checkpoints_do_not_stop_a_run(
-    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, bert: Path, left: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut_off(every_step(data, bert), tmp_path / "run", 1)
+    shutil.copytree(left[0], tmp_path / "run")
     data.rename(tmp_path / "moved.csv")
     monkeypatch.setattr("leantune.runs.session.version", lambda name: "9.9" if name == "torch" else version(name))
     batching = {"batch_size": 8, "micro_batch": {"rows": 2}}
@@ -341,11 +354,13 @@ def test_a_damaged_fold_does_not_cost_the_folds_after_it_without_a_word(data: Pa
     assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
 
 
-def test_force_goes_on_with_other_targets_but_not_with_other_tokens(data: Path, bert: Path, tmp_path: Path) -> None:
+def test_force_goes_on_with_other_targets_but_not_with_other_tokens(
+    data: Path, bert: Path, left: list[Path], tmp_path: Path
+) -> None:
     """Weights and moments are those of the tokens in use, in their order: among others they would mean other words."""
     config = every_step(data, bert)
     for name in ("targets", "tokens"):
-        cut_off(config, tmp_path / name, 3)
+        shutil.copytree(left[2], tmp_path / name)
     text = data.read_text(encoding="utf-8")
     data.write_text(text[:-2] + "9\n", encoding="utf-8")
     run_all_resumed(config, tmp_path / "targets", force=True)
@@ -355,8 +370,10 @@ def test_force_goes_on_with_other_targets_but_not_with_other_tokens(data: Path, 
         run_all_resumed(config, tmp_path / "tokens", force=True)
 
 
-def test_force_cannot_go_back_to_fewer_steps_than_are_done(data: Path, bert: Path, tmp_path: Path) -> None:
-    cut_off(every_step(data, bert), tmp_path / "run", 4)
+def test_force_cannot_go_back_to_fewer_steps_than_are_done(
+    data: Path, bert: Path, left: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(left[3], tmp_path / "run")
     shorter = every_step(data, bert, optimizer={"epochs": 2, "max_steps": 2})
     with pytest.raises(RunFolderError, match="4 steps are done, and the run now ends after 2"):
         run_all_resumed(shorter, tmp_path / "run", force=True)
@@ -374,10 +391,10 @@ def test_a_finished_run_whose_table_is_gone_says_so(data: Path, bert: Path, tmp_
 
 
 def test_two_processes_are_kept_out_of_one_folder_and_a_killed_one_leaves_it_free(
-    data: Path, bert: Path, tmp_path: Path
+    data: Path, bert: Path, left: list[Path], tmp_path: Path
 ) -> None:
     config = every_step(data, bert)
-    cut_off(config, tmp_path / "run", 1)
+    shutil.copytree(left[0], tmp_path / "run")
     place = f"pathlib.Path({str(tmp_path / 'run')!r})"
     hold = f"from leantune.runs.record import hold; import time, pathlib\nwith hold({place}):\n"
     other = subprocess.Popen(

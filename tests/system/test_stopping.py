@@ -5,14 +5,14 @@ import pty
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from fork_server import Process, Server, serve
+from fork_server import Process, Server
 from interruptions import differing, events_of, outcome
 from leantune.runs.config import dump_config
 from leantune.system import stopping
@@ -24,17 +24,6 @@ from tiny_encoders import make_texts
 SECONDS_TO_LEAVE = 20  # the machine may be busy; alone it takes under one
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache_of_commands")
-
-
-@pytest.fixture(scope="module")
-def server(cache: Path) -> Iterator[Server]:
-    with serve(cache) as served:
-        yield served
 
 
 @pytest.fixture
@@ -129,9 +118,8 @@ def test_a_signal_in_saving_lets_it_finish(server: Server, bert: Path, tmp_path:
     newest(tmp_path)
 
 
-def test_a_signal_in_tokenizing_stops_and_leaves_nothing(
-    server: Server, cache: Path, bert: Path, tmp_path: Path
-) -> None:
+def test_a_signal_in_tokenizing_stops_and_leaves_nothing(server: Server, bert: Path, tmp_path: Path) -> None:
+    cache = Path(os.environ["LEANTUNE_CACHE"])
     texts = make_texts(500, most_words=60)
     write_table(tmp_path / "train.csv", texts=[f"{i} {texts[i % 500]} {texts[i // 500]}" for i in range(60_000)])
     config = tiny_config(tmp_path / "train.csv", bert)

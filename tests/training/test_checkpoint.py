@@ -3,8 +3,6 @@
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,14 @@ from safetensors.torch import load_file
 import leantune.runs.fold_run
 import leantune.runs.record
 import leantune.runs.run
+from fork_server import Process, Server
 from interruptions import cut_off, differing, outcome
 from leantune.encoder.saving import save_model
+from leantune.runs.config import dump_config
 from leantune.runs.record import RunFolder
 from leantune.runs.run import run
 from leantune.system.errors import ModelError, RunFolderError, SavingError, TrainingError
+from leantune.system.files import write_yaml
 from leantune.tokens.tokens import load_tokenizer
 from leantune.training.checkpoint import (
     BYTES_PER_SECOND,
@@ -202,32 +203,42 @@ def test_checkpoints_by_time_are_rarer_where_they_cost_more(monkeypatch: pytest.
 # Whole runs
 
 
-@pytest.fixture
-def config(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> Any:
-    data = write_table(tmp_path / "train.csv", rows=45)
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Callable[[str], Path]) -> Any:
+    data = write_table(tmp_path_factory.mktemp("data") / "train.csv", rows=45)
     return tiny_config(data, tiny_encoder_dir("bert"), checkpoint={"every": {"steps": 1}, "keep": True})
 
 
-def test_a_run_goes_on_from_the_older_checkpoint_with_a_warning_to_the_same_end(config: Any, tmp_path: Path) -> None:
-    run_all(config, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def expected(config: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run that nothing disturbs ends with."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    run_all(config, folder)
+    return outcome(folder)
+
+
+def test_a_run_goes_on_from_the_older_checkpoint_with_a_warning_to_the_same_end(
+    config: Any, expected: dict[str, Any], tmp_path: Path
+) -> None:
     cut_off(config, tmp_path / "run", 7)
     (tmp_path / "run" / "fold_0" / "checkpoint" / "step_00000007" / "optimizer.safetensors").unlink()
     events = list(run(config, tmp_path / "run", resume=True))
     (said,) = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
     assert "step_00000007/optimizer.safetensors: damaged" in said
     assert "goes on from step_00000006" in said
-    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
+    assert differing(outcome(tmp_path / "run"), expected) == []
 
 
-def test_best_weights_that_are_gone_or_newer_come_back_from_the_checkpoint(config: Any, tmp_path: Path) -> None:
-    run_all(config, tmp_path / "whole")
+def test_best_weights_that_are_gone_or_newer_come_back_from_the_checkpoint(
+    config: Any, expected: dict[str, Any], tmp_path: Path
+) -> None:
     for name in ("gone", "newer"):
         cut_off(config, tmp_path / name, 7)
     shutil.rmtree(tmp_path / "gone" / "fold_0" / "model")
     (tmp_path / "newer" / "fold_0" / "model" / "model.safetensors").write_bytes(b"half")
     for name in ("gone", "newer"):
         list(run(config, tmp_path / name, resume=True))
-        assert differing(outcome(tmp_path / name), outcome(tmp_path / "whole")) == []
+        assert differing(outcome(tmp_path / name), expected) == []
 
 
 @pytest.mark.parametrize(
@@ -235,10 +246,9 @@ def test_best_weights_that_are_gone_or_newer_come_back_from_the_checkpoint(confi
     [("fold_0/model", 40_000), ("fold_0/predictions.parquet", 500), ("metrics.json", 500), ("events.jsonl", 500)],
 )
 def test_a_full_disk_at_any_other_file_is_one_error_too_and_the_run_goes_on_once_there_is_room(
-    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+    config: Any, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
 ) -> None:
     """The limit holds from the moment at which that file is about to be written."""
-    run_all(config, tmp_path / "whole")
     moments: dict[str, tuple[Any, str]] = {
         "fold_0/model": (leantune.runs.fold_run, "save_model"),
         "fold_0/predictions.parquet": (leantune.runs.record.pq, "write_table"),
@@ -262,7 +272,7 @@ def test_a_full_disk_at_any_other_file_is_one_error_too_and_the_run_goes_on_once
     assert str(caught.value).startswith(f"{tmp_path / 'run' / name}: cannot be written (")
     assert "File too large" in str(caught.value)
     list(run(config, tmp_path / "run", resume=True))
-    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
+    assert differing(outcome(tmp_path / "run"), expected) == []
 
 
 def test_a_disk_that_is_full_when_a_run_goes_on_is_no_fault_of_the_folder(config: Any, tmp_path: Path) -> None:
@@ -316,38 +326,26 @@ def test_results_are_on_the_disk_before_the_checkpoints_go(
     assert lost == []
 
 
-def command(folder: Path, config: Any, *more: str) -> list[str]:
-    from leantune.runs.config import dump_config  # noqa: PLC0415
-    from leantune.system.files import write_yaml  # noqa: PLC0415
-
-    write_yaml(folder / "run.yaml", dump_config(config))
-    return [sys.executable, "-m", "leantune", "train", "--config", "run.yaml", "--output", "run", "--resume", *more]
-
-
 @pytest.mark.parametrize(
     ("share", "name"),
     [(0.5, "weights.safetensors"), pytest.param(1.5, "optimizer.safetensors", marks=pytest.mark.slow)],
 )
 def test_a_run_that_meets_a_quota_says_where_leaves_1_and_goes_on_once_there_is_room(
-    config: Any, tmp_path: Path, share: float, name: str
+    server: Server, config: Any, expected: dict[str, Any], tmp_path: Path, share: float, name: str
 ) -> None:
-    run_all(config, tmp_path / "whole")
     cut_off(config, tmp_path / "run", 3)
     weights = (tmp_path / "run/fold_0/checkpoint/step_00000003/weights.safetensors").stat().st_size
     limit = int(share * weights)
-    done = subprocess.run(
-        command(tmp_path, config),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert f"{name}: cannot be written, {limit:,} bytes were: File too large" in done.stderr
-    assert "Traceback" not in done.stderr
+    write_yaml(tmp_path / "run.yaml", dump_config(config))
+    arguments = ("train", "--config", "run.yaml", "--output", "run", "--resume")
+    process: list[Process] = []
+    limited(limit, lambda: process.append(server.begin(*arguments, folder=tmp_path)))
+    code, said = process[0].wait(), (tmp_path / "said.txt").read_text(encoding="utf-8")
+    assert code == 1, said
+    assert f"{name}: cannot be written, {limit:,} bytes were: File too large" in said
+    assert "Traceback" not in said
     list(run(config, tmp_path / "run", resume=True))
-    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
+    assert differing(outcome(tmp_path / "run"), expected) == []
 
 
 @pytest.mark.parametrize(
