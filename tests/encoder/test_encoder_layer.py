@@ -1,5 +1,7 @@
 """BERT's layer as one function, against the layers of transformers on the same packed rows."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layouts import PARTS, TEXTS, WHOLE, gradient_of
 from leantune.batches.batch import make_batch
+from leantune.encoder import attention
 from leantune.encoder.encoder_layer import berts_layers, count_unread_flops
 from leantune.training.optim import OptimizerSettings, make_optimizer
 from leantune.training.precision import Precision
@@ -114,3 +117,52 @@ def test_an_optimizer_step_and_loaded_weights_are_seen_at_once(
     look()
     assert float((outs[0] - outs[1]).abs().max()) > 0.01
     assert torch.equal(outs[0], outs[2])
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert"])
+def test_long_texts_give_the_gradients_of_the_stock_model(
+    tiny_encoder_dir: Callable[[str], Path], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of up to 96 tokens, where blocks begin at 17; ModernBERT's local window is 16 tokens either way."""
+    folder = tiny_encoder_dir(name)
+    if name == "modernbert":  # its last layer is local: of the first token alone the window's end would matter little
+        folder = shutil.copytree(folder, tmp_path / name)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | {"classifier_pooling": "mean"}), encoding="utf-8")
+    rows = make_rows(folder, texts=TEXTS)
+    assert sorted(rows.sequences.lengths)[-1] == 96
+    exact = gradient_of(load_tiny(folder), rows, PARTS, "longest")
+    packed = load_tiny(folder, packed=True)
+    assert packed.pooling is not None
+    at_once = gradient_of(packed, rows, PARTS, "none", BF16)
+    computed = []
+    weigh = attention._weigh_in_blocks
+    monkeypatch.setattr(attention, "_weigh_in_blocks", lambda *a, **named: computed.append(1) or weigh(*a, **named))
+    for constant, value in (("LONG", 16), ("SCORES", 2000), ("FEWEST_QUERIES", 16)):
+        monkeypatch.setattr(attention, constant, value)
+    found = gradient_of(packed, rows, PARTS, "none")
+    assert bool(computed) == (name != "distilbert")  # in float32 PyTorch's kernel computes what has no window
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+    found = gradient_of(packed, rows, PARTS, "none", BF16)
+    assert computed
+    # Another order of sums, so not the same to the bit, and no more rounding than without blocks.
+    assert (found - exact).norm() < max(1.2 * (at_once - exact).norm(), 0.01 * exact.norm())
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16])
+def test_blocks_drop_the_same_values_in_the_stock_layers_attention(
+    tiny_encoder_dir: Callable[[str], Path], precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One function of a whole layer and the stock layer with packed attention compute the same blocks."""
+    for constant, value in (("LONG", 16), ("SCORES", 2000), ("FEWEST_QUERIES", 16)):
+        monkeypatch.setattr(attention, constant, value)
+    folder = tiny_encoder_dir("bert")
+    rows, gradients = make_rows(folder, texts=TEXTS), []
+    for encoder in load_both(folder, monkeypatch, dropout=0.2):
+        if "forward" in vars(layers := berts_layers(encoder.model)[-1]):
+            layers.forward.only_first = False
+        encoder.model.train()
+        torch.manual_seed(0)
+        gradients.append(gradient_of(encoder, rows, PARTS, "none", precision))
+    bound = 1e-5 if precision is FP32 else 0.03
+    assert (gradients[0] - gradients[1]).norm() < bound * gradients[1].norm()

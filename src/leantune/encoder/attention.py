@@ -7,10 +7,15 @@
 On a CPU the products, the softmax and the dropout are our own, forward and backward: PyTorch's kernel falls back to its
 slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's
 scaled dot product attention.
+
+The attention weights of short texts are kept for the backward pass. Those of long ones, whose number grows with the
+square of the length, are computed in blocks and not kept: the backward pass computes them again, as FlashAttention does
+(Dao et al. 2022, arXiv 2205.14135). Unlike there, a block has all keys that its queries see, so the softmax keeps
+nothing either.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -24,6 +29,15 @@ from leantune.encoder.dropout import draw_kept, drop, kept_scale
 
 NAME = "leantune_packed"
 """What transformers calls this attention."""
+
+LONG = 256
+"""Tokens of a text above which its attention is computed in blocks on a CPU."""
+
+SCORES = 2**19
+"""Scores that are computed at once in a block."""
+
+FEWEST_QUERIES = 64
+"""Queries of a block, whatever the length."""
 
 
 def packed_attention(
@@ -46,7 +60,9 @@ def packed_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     qkv = torch.stack([x[0].transpose(0, 1) for x in (query, key, value)], dim=1)
-    if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16):
+    # For a local window PyTorch's kernel takes a mask of L x L, and computes what lies outside of the window, too.
+    long_window = sliding_window is not None and any(group.width > LONG for group in packing.groups)
+    if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16 or long_window):
         own: Tensor = _CpuAttention.apply(qkv, packing, scale, dropout, sliding_window)  # type: ignore[no-untyped-call]
         return own[None], None
     parts = []
@@ -63,16 +79,48 @@ def packed_attention(
 AttentionInterface.register(NAME, packed_attention)
 
 
-def _hidden(group: Group, window: int | None, device: torch.device) -> Tensor | None:
-    """Return which keys a query does not see, [N or 1, 1, L or 1, L]; None where it sees all."""
+class _Block(NamedTuple):
+    """A part of a group's scores."""
+
+    texts: slice
+    heads: slice
+    queries: slice
+    keys: slice
+
+
+WHOLE = _Block(slice(None), slice(None), slice(None), slice(None))
+
+
+def _blocks(shape: torch.Size, window: int | None) -> Iterator[_Block]:
+    """Cut the scores of a query [N, H, L, D] into blocks that hold all keys that their queries see."""
+    texts, heads, length, _ = shape
+    reach = length if window is None else window - 1
+    wanted = 2 * reach  # as many queries as half of the keys that they see: few more would be computed for nothing
+    rows = max(min(wanted, length, SCORES // min(wanted + 2 * reach, length)), FEWEST_QUERIES)
+    # Many queries of few heads rather than few of many: gradients of keys are summed up over the blocks of queries.
+    together = max(SCORES // (rows * min(rows + 2 * reach, length)), 1)
+    for text in range(texts):
+        for head in range(0, heads, together):
+            for row in range(0, length, rows):
+                yield _Block(
+                    texts=slice(text, text + 1),
+                    heads=slice(head, head + together),
+                    queries=slice(row, row + rows),
+                    keys=slice(max(row - reach, 0), row + rows + reach),
+                )
+
+
+def _hidden(group: Group, window: int | None, device: torch.device, block: _Block = WHOLE) -> Tensor | None:
+    """Return which keys a query does not see, [N or 1, 1, Q or 1, keys] of a block; None where it sees all."""
+    padded = None if group.padded is None else group.padded[block.texts]
     if window is None or group.width <= window:
-        return group.padded
+        return None if padded is None else padded[..., block.keys]
     place = torch.arange(group.width, device=device)
-    far = ((place[:, None] - place).abs() >= window)[None, None]
-    if group.padded is None:
+    far = ((place[block.queries, None] - place[block.keys]).abs() >= window)[None, None]
+    if padded is None:
         return far
-    # What is padded sees all tokens, for nothing but padding within its window would make its weights NaN.
-    return (far & ~group.padded.transpose(2, 3)) | group.padded
+    # What is padded sees all, for nothing but padding within its window would make its weights NaN.
+    return (far | padded[..., block.keys]) & ~padded[..., block.queries].transpose(2, 3)
 
 
 def _unpack(x: Tensor, group: Group) -> Tensor:
@@ -104,10 +152,12 @@ class Attended(NamedTuple):
     key: Tensor
     value: Tensor
     """[N, H, L, D] each."""
-    weights: Tensor
-    """[N, H, Q, L], before any is dropped."""
+    weights: Tensor | None
+    """[N, H, Q, L], before any is dropped; None where they are computed again in blocks."""
     kept: Tensor | None
-    """[N, H, Q, L] int16, 1 or 0; None without dropout."""
+    """[N, H, Q, L] int16, 1 or 0; None without dropout, and where it is drawn again in blocks."""
+    seed: Tensor | None
+    """[] int64, from which `kept` is drawn again; None where it need not be."""
 
 
 def attend(
@@ -123,22 +173,35 @@ def attend(
     saved = []
     for group in packing.groups:
         query, key, value = _unpack(qkv, group)
-        hidden = _hidden(group, window, qkv.device)
-        out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout)
+        if group.width > LONG:
+            out, attended = _attend_in_blocks(query, key, value, group, window, scale=scale, dropout=dropout)
+        else:
+            hidden = _hidden(group, window, qkv.device)
+            out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout)
         result[group.first : group.first + group.tokens] = _pack(out[None], group)[:, 0]
         saved.append(attended)
     return result, saved
 
 
 def attend_backward(
-    grad: Tensor, saved: list[Attended], packing: Packing, *, scale: float = 1.0, dropout: float = 0.0
+    grad: Tensor,
+    saved: list[Attended],
+    packing: Packing,
+    *,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    window: int | None = None,
 ) -> Tensor:
     """Return the gradient of `attend`'s `qkv`, [T, 3, H, D], from that of its result, `grad` [T, H, D]."""
     result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
     result[packing.tokens :] = 0
     for group, attended in zip(packing.groups, saved, strict=True):
         place = slice(group.first, group.first + group.tokens)
-        gradients = _attend_backward(_unpack_gradient(grad[place], group), attended, scale=scale, dropout=dropout)
+        d_out = _unpack_gradient(grad[place], group)
+        if attended.weights is None:
+            gradients = _attend_backward_in_blocks(d_out, attended, group, window, scale=scale, dropout=dropout)
+        else:
+            gradients = _attend_backward(d_out, attended, scale=scale, dropout=dropout)
         result[place] = _pack(torch.stack(gradients), group)
     return result
 
@@ -185,17 +248,52 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, scale: float, dropout: float
 ) -> tuple[Tensor, Attended]:
     """[N, H, Q, D], [N, H, L, D] twice -> [N, H, Q, D]; `hidden`: which keys a query does not see, as `_hidden`."""
+    weights = _weigh(query, key, hidden, scale=scale)
+    kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
+    attended = Attended(query, key, value, weights, kept, None)
+    return _sum_values(attended, dropout), attended
+
+
+def _weigh(query: Tensor, key: Tensor, hidden: Tensor | None, *, scale: float) -> Tensor:
+    """Return the weights, [N, H, Q, L], before any is dropped."""
     scores = torch.matmul(query, key.transpose(2, 3))
     if scale != 1.0:
         scores.mul_(scale)
     if hidden is not None:  # added, since filling by a mask is several times slower
         scores.add_(torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(hidden, -math.inf))
-    weights = torch.softmax(scores, dim=-1)  # in 32 bits inside, whatever comes in and goes out
-    kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
-    out = torch.matmul(weights if kept is None else drop(weights, kept), value)
-    if kept is not None:
-        out.mul_(kept_scale(dropout))
-    return out, Attended(query, key, value, weights, kept)
+    return torch.softmax(scores, dim=-1)  # in 32 bits inside, whatever comes in and goes out
+
+
+def _sum_values(attended: Attended, dropout: float) -> Tensor:
+    """Return the sums of the values by their weights, [N, H, Q, D]."""
+    weights, kept = attended.weights, attended.kept
+    assert weights is not None
+    out = torch.matmul(weights if kept is None else drop(weights, kept), attended.value)
+    return out if kept is None else out.mul_(kept_scale(dropout))
+
+
+def _attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, group: Group, window: int | None, *, scale: float, dropout: float
+) -> tuple[Tensor, Attended]:
+    """Compute what `_attend` does with much less memory; [N, H, L, D] three times -> [N, H, L, D]."""
+    seed = torch.empty((), dtype=torch.int64).random_() if dropout > 0 else None
+    saved, out = Attended(query, key, value, None, None, seed), torch.empty_like(query)
+    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout):
+        out[block.texts, block.heads, block.queries] = _sum_values(attended, dropout)
+    return out, saved
+
+
+def _weigh_in_blocks(
+    saved: Attended, group: Group, window: int | None, *, scale: float, dropout: float
+) -> Iterator[tuple[_Block, Attended]]:
+    """Compute the weights block by block, and draw which of them are kept: every time the same ones."""
+    own = None if saved.seed is None else torch.Generator().manual_seed(int(saved.seed))
+    for block in _blocks(saved.query.shape, window):
+        query = saved.query[block.texts, block.heads, block.queries]
+        key, value = (x[block.texts, block.heads, block.keys] for x in (saved.key, saved.value))
+        weights = _weigh(query, key, _hidden(group, window, query.device, block), scale=scale)
+        kept = None if own is None else draw_kept(weights.shape, dropout, own)
+        yield block, Attended(query, key, value, weights, kept, None)
 
 
 def _attend_backward(d_out: Tensor, saved: Attended, *, scale: float, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,7 +302,8 @@ def _attend_backward(d_out: Tensor, saved: Attended, *, scale: float, dropout: f
     With P = softmax(S) and R = P x kept / (1 - p), so that O = R V: dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
     dS = P x (dP - rowsum(P x dP)), dQ = dS K scale, dK = dS' Q scale.
     """
-    query, key, value, weights, kept = saved
+    query, key, value, weights, kept, _ = saved
+    assert weights is not None
     if kept is not None:
         d_out = d_out * kept_scale(dropout)
     d_value = torch.matmul((weights if kept is None else drop(weights, kept)).transpose(2, 3), d_out)
@@ -217,6 +316,21 @@ def _attend_backward(d_out: Tensor, saved: Attended, *, scale: float, dropout: f
     return torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query), d_value
 
 
+def _attend_backward_in_blocks(
+    d_out: Tensor, saved: Attended, group: Group, window: int | None, *, scale: float, dropout: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_attend_backward` does, for `_attend_in_blocks`."""
+    exact = torch.promote_types(d_out.dtype, torch.float32)  # sums of 16 bits would lose some at each block
+    d_query = torch.empty_like(saved.query)
+    d_key, d_value = (torch.zeros_like(x, dtype=exact) for x in (saved.key, saved.value))
+    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout):
+        queries, keys = (block.texts, block.heads, block.queries), (block.texts, block.heads, block.keys)
+        d_query[queries], own_key, own_value = _attend_backward(d_out[queries], attended, scale=scale, dropout=dropout)
+        d_key[keys] += own_key
+        d_value[keys] += own_value
+    return d_query, d_key.to(d_out.dtype), d_value.to(d_out.dtype)
+
+
 class _CpuAttention(torch.autograd.Function):
     """`attend` as autograd knows it."""
 
@@ -226,13 +340,13 @@ class _CpuAttention(torch.autograd.Function):
     ) -> Tensor:
         result, saved = attend(qkv, packing, scale=scale, dropout=dropout, window=window)
         ctx.save_for_backward(*chain.from_iterable(saved))
-        ctx.packing, ctx.scale, ctx.dropout = packing, scale, dropout
+        ctx.packing, ctx.fixed = packing, {"scale": scale, "dropout": dropout, "window": window}
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = restore(ctx.saved_tensors)
-        d_qkv = attend_backward(grad, saved, ctx.packing, scale=ctx.scale, dropout=ctx.dropout)
+        d_qkv = attend_backward(grad, saved, ctx.packing, **ctx.fixed)
         return d_qkv, None, None, None, None
 
 

@@ -18,16 +18,16 @@ MIXERS = ((30, -4658895280553007687), (27, -7723592293110705685))
 """The constants of SplitMix64 (Steele, Lea and Flood, 2014, doi 10.1145/2660193.2660195), as signed numbers."""
 
 
-def draw_kept(shape: torch.Size, probability: float) -> Tensor:
+def draw_kept(shape: torch.Size, probability: float, generator: torch.Generator | None = None) -> Tensor:
     """Draw which values are kept, int16 of `shape`, 1 or 0, with `probability`, above 0, of dropping.
 
     It is kept to within 1 / 131072, and `kept_scale` makes up for the rest. The bits come from SplitMix64, seeded by
-    torch's generator.
+    `generator`; None is torch's own.
     """
     count = shape.numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64)
     for part in torch.split(words, WORDS):
-        seed = torch.empty((), dtype=torch.int64).random_(-(2**63), None)
+        seed = torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator)
         split_mix(int(seed), out=part)
     bits = words.view(torch.int16)[:count].view(shape)
     least = _threshold(probability) - ALL // 2
