@@ -231,3 +231,30 @@ def test_a_demo_takes_the_next_free_folder(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo-2").mkdir()
     assert free_folder(tmp_path / "demo") == tmp_path / "demo-3"
+
+
+def test_cache_shows_what_is_kept_and_clear_removes_that_and_nothing_else(
+    leantune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEANTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LEANTUNE_CACHE_BYTES", "5000")
+    folder = tmp_path / "cache" / "tokens"
+    code, out, _ = leantune("cache")
+    assert (code, out.splitlines()[:2]) == (0, [f"folder: {folder}", "files: 0, 0 bytes"])
+    folder.mkdir(parents=True)
+    (folder / f"{'0a' * 32}.arrow").write_bytes(bytes(1200))
+    (folder / f"{'0a' * 32}.{'1b' * 16}.partial").write_bytes(bytes(34))
+    (folder / "thesis.arrow").write_bytes(b"years of work")
+    code, out, _ = leantune("cache")
+    assert (code, out.splitlines()[1]) == (0, "files: 2, 1,234 bytes")
+    assert "limit: 5,000 bytes (LEANTUNE_CACHE_BYTES)" in out
+    code, out, _ = leantune("cache", "--clear")
+    assert (code, out.splitlines()) == (0, [f"folder: {folder}", "removed: 2 files, 1,234 bytes"])
+    assert [path.name for path in folder.iterdir()] == ["thesis.arrow"]
+
+
+def test_a_limit_of_the_cache_that_is_no_number_is_wrong_input(leantune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEANTUNE_CACHE_BYTES", "10 GB")
+    code, _, err = leantune("cache")
+    assert code == 2
+    assert "LEANTUNE_CACHE_BYTES: found '10 GB', expected a whole number of bytes" in err

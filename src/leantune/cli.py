@@ -161,6 +161,26 @@ def demo(
     say(f"{folder / 'report.html'}")
 
 
+@app.command()
+def cache(
+    *, clear: Annotated[bool, typer.Option("--clear", help="Remove the files; later runs tokenize again.")] = False
+) -> None:
+    """Show what tokens are kept of earlier runs, and how much room they take."""
+    from leantune.tokens.cache import limit_bytes, list_files, remove_files, token_folder
+
+    folder = token_folder()
+    files = list_files(folder)
+    say(f"folder: {folder}")
+    if clear:
+        removed = remove_files(files)
+        say(f"removed: {len(removed):,} files, {sum(file.bytes for file in removed):,} bytes")
+        if left := len(files) - len(removed):
+            say(f"in use, or another user's: {left:,} files stay")
+    else:
+        say(f"files: {len(files):,}, {sum(file.bytes for file in files):,} bytes")
+        say(f"limit: {limit_bytes():,} bytes (LEANTUNE_CACHE_BYTES); beyond it, the least recently used files go")
+
+
 @app.callback(invoke_without_command=True)
 def options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     """Options of the program itself."""

@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -11,13 +12,13 @@ import pyarrow as pa
 import pytest
 from transformers import AutoConfig, BertConfig, BertJapaneseTokenizer
 
-from leantune.system.errors import ModelError
+from leantune.system.errors import ModelError, SettingsError
 from leantune.tokens import tokens
+from leantune.tokens.cache import default_cache_dir
 from leantune.tokens.tokens import (
     TokenizedTexts,
     TokenizingProgress,
     check_tokenizer,
-    default_cache_dir,
     load_tokenizer,
     tokenize,
     tokenizer_fingerprint,
@@ -405,3 +406,49 @@ def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch,
     assert default_cache_dir() == tmp_path / "xdg" / "leantune"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == tmp_path / "home" / ".cache" / "leantune"
+
+
+# The limit of the cache
+
+
+def test_beyond_the_limit_the_least_recently_used_tokens_go_and_those_in_use_stay(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = [[f"{number} {text}" for text in TEXTS] for number in range(3)]
+    paths = []
+    for number, table in enumerate(tables):
+        run(table, tokenizer=tokenizer)
+        (path,) = set(cache_files()) - set(paths)
+        paths.append(path)
+        os.utime(path, (0, 1000 + number))
+    monkeypatch.setenv("LEANTUNE_CACHE_BYTES", str(sum(path.stat().st_size for path in paths[:2])))
+    _, progress = run(tables[0], tokenizer=tokenizer)  # now the most recently used one
+    assert progress == []
+    assert cache_files() == sorted([paths[0], paths[2]])
+    monkeypatch.setenv("LEANTUNE_CACHE_BYTES", "0")
+    tokenized, _ = run(tables[1], tokenizer=tokenizer)
+    assert cache_files() == [paths[1]]
+    assert all_ids(tokenized) == bare_ids(tokenizer, tables[1])
+
+
+def test_tokens_that_another_process_removes_are_made_again(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(TEXTS, tokenizer=tokenizer)
+    is_sound = tokens._is_sound
+
+    def removed(path: Path, texts: Any) -> bool:
+        found = is_sound(path, texts)
+        path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(tokens, "_is_sound", removed)
+    tokenized, _ = run(TEXTS, tokenizer=tokenizer)
+    assert all_ids(tokenized) == bare_ids(tokenizer, TEXTS)
+
+
+def test_a_limit_that_is_no_number_is_refused_before_anything_is_tokenized(
+    tokenizer: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEANTUNE_CACHE_BYTES", "1e9")
+    with pytest.raises(SettingsError, match="LEANTUNE_CACHE_BYTES: found '1e9'"):
+        run(TEXTS, tokenizer=tokenizer)
+    assert calls == []

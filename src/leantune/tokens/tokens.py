@@ -12,7 +12,6 @@ batch for each chunk of rows, and each batch's CRC-32 in its metadata. Truncatio
 import hashlib
 import json
 import logging
-import os
 import tempfile
 import uuid
 import zlib
@@ -30,6 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from leantune.system.errors import ModelError, SavingError
 from leantune.system.files import remedy
+from leantune.tokens.cache import limit_bytes, make_room, mark_used, token_folder
 
 logger = logging.getLogger(__name__)
 
@@ -170,14 +170,6 @@ def _segmenter_versions() -> Iterable[str]:
             continue
 
 
-def default_cache_dir() -> Path:
-    """Return LEANTUNE_CACHE where it is set, else ``leantune`` in the user's cache (XDG_CACHE_HOME or ~/.cache)."""
-    if chosen := os.environ.get("LEANTUNE_CACHE"):
-        return Path(chosen)
-    user_cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(user_cache) if user_cache else Path.home() / ".cache") / "leantune"
-
-
 def tokenize(
     texts: Texts,
     tokenizer: PreTrainedTokenizerBase,
@@ -186,21 +178,25 @@ def tokenize(
 ) -> Generator[TokenizingProgress, None, TokenizedTexts]:
     """Tokenize every text, or find it in the cache; yields progress after each chunk, and returns the tokens.
 
-    Files lie in ``tokens/`` under `cache_dir` (by default `default_cache_dir()`). A file appears whole or not at all,
-    so processes may do the same at once; a damaged one is made again. Where the folder cannot be written, the tokens go
-    to a temporary file. A fast tokenizer uses all cores, unless the user set TOKENIZERS_PARALLELISM or
-    RAYON_NUM_THREADS. Found in the cache, nothing is yielded. Raises ValueError for nulls.
+    Files lie in `token_folder(cache_dir)`; beyond `limit_bytes()`, the least recently used ones are removed. A file
+    appears whole or not at all, so processes may do the same at once; a damaged one is made again. Where the folder
+    cannot be written, the tokens go to a temporary file. A fast tokenizer uses all cores, unless the user set
+    TOKENIZERS_PARALLELISM or RAYON_NUM_THREADS. Found in the cache, nothing is yielded. Raises ValueError for nulls,
+    and SettingsError where LEANTUNE_CACHE_BYTES is no whole number.
     """
     if any(text.null_count for text in texts):
         raise ValueError("texts hold nulls, which have no tokens")
+    limit = limit_bytes()
     name = f"{_cache_key(texts, tokenizer)}.arrow"
-    path = (cache_dir or default_cache_dir()) / "tokens" / name
-    if _is_sound(path, texts):
-        return _map(path)
+    path = token_folder(cache_dir) / name
+    mark_used(path)  # before it is read, so that no other process takes it for an old one
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield from _write(path, texts, tokenizer, rows_per_chunk)
-        return _map(path)
+        if not _is_sound(path, texts):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield from _write(path, texts, tokenizer, rows_per_chunk)
+        tokens = _map(path)
+        make_room(path.parent, limit, in_use=path)
+        return tokens
     except OSError as error:
         logger.warning("tokens are not kept for the next run: %s cannot be written (%s)", path.parent, error)
     # What is mapped outlives the folder; where that is not so (Windows), the folder stays behind in the temporary one.
