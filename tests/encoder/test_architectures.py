@@ -20,6 +20,8 @@ FEW = {
     "bart": "refused: ",
     "canine": "refused: ",
     "ibert": "refused: ",
+    "tapas": "refused: ",
+    "funnel": "refused: ",
 }
 """One of each kind; all of them are tried by the slow tests."""
 

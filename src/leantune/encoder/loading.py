@@ -185,6 +185,8 @@ def _refuse_other_kinds(name: str, model: Any) -> None:
         reason = "has no table of token embeddings"
     elif config.pad_token_id is None:
         reason = "has no padding token"
+    elif hasattr(config, "type_vocab_sizes"):
+        reason = "reads tables, with several types a token"
     elif getattr(config, "attention_type", None) == "block_sparse":
         reason = (
             "has block-sparse attention, which computes a text in another way after a short one (a copy whose "

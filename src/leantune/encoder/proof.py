@@ -89,6 +89,7 @@ def takes_padding(model: Any) -> bool:
         same = [texts[1], *_random_texts(model, (texts[1].shape[1],), seed=1)]
         try:
             with torch.no_grad():
+                _alone(model, texts)
                 first, second, batch = (_alone(model, same), _alone(model, same[::-1]).flip(0), _plain(model, same))
         except Exception as error:
             if is_out_of_memory(error):
