@@ -13,6 +13,7 @@ import torch
 from test_loop import TEXTS, begin, make_fold, predict, steps_of
 
 from leantune.batches.plan import RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
 from leantune.system.device import available_bytes, is_out_of_memory
 from leantune.system.errors import DeviceError, TrainingError
@@ -165,5 +166,23 @@ def test_a_model_that_cannot_be_trained_in_the_memory_there_is_is_refused(
     config = tiny_config(write_table(tmp_path / "table.csv"), bert)
     monkeypatch.setattr("leantune.runs.preparation.available_bytes", lambda: 1000)
     with pytest.raises(DeviceError, match=r"takes at least 0\.0 GiB of memory .* choose a smaller model"):
+        run_all(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_that_cannot_be_trained_in_the_memory_there_is_is_refused(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 90 tokens or so; the weights alone would fit."""
+    needed = []
+
+    def count(encoder: Any, **named: Any) -> int:
+        needed.extend(least_training_bytes(encoder, **named | {"tokens": n}) for n in (0, named["tokens"]))
+        return needed[-1]
+
+    monkeypatch.setattr("leantune.runs.preparation.least_training_bytes", count)
+    monkeypatch.setattr("leantune.runs.preparation.available_bytes", lambda: sum(needed) // 2)
+    config = tiny_config(write_table(tmp_path / "table.csv"), bert)
+    with pytest.raises(DeviceError, match=r"the longest row \(\d+ tokens\), .* free; .* tokens\.max_length"):
         run_all(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

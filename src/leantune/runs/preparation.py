@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leantune.batches.batch import Rows
 from leantune.batches.plan import MicroBatch, Padding, RowsPerMicroBatch, TokensPerMicroBatch
 from leantune.encoder.loading import load_encoder, model_path, train_rows_in_use
+from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
 from leantune.runs.config import Config
 from leantune.system.device import available_bytes
@@ -115,8 +116,6 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
 
     used = np.union1d(sequences.used_ids(encoder.vocabulary_size), [encoder.pad_id])
     train_rows_in_use(encoder, used)
-    if precision.device.type == "cpu":
-        _refuse_what_cannot_fit(encoder)
 
     def load_again() -> Encoder:
         again = load()
@@ -124,6 +123,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
         return again
 
     batching, layout = _resolve_batching(config, sequences, precision, encoder)
+    if precision.device.type == "cpu":
+        _refuse_what_cannot_fit(encoder, int(sequences.lengths.max()), precision, packed=layout == "packed")
     effective = config.model_copy(
         update={
             "data": config.data.model_copy(update={"task": targets.kind}),
@@ -174,18 +175,18 @@ def _sample(table: Table, sequences: Sequences, rows: NDArray[np.int64]) -> Samp
     return Sample(places=places, texts=tuple(column.take(rows[places]).to_pylist() for column in table.texts))
 
 
-def _refuse_what_cannot_fit(encoder: Encoder) -> None:
-    """Refuse a model that training would need more memory for than there is: the system would kill the process.
+def _refuse_what_cannot_fit(encoder: Encoder, longest: int, precision: Precision, *, packed: bool) -> None:
+    """Refuse training that would need more memory than there is: the system would kill the process.
 
-    A lower bound: a gradient and two moments for every weight. Activations come on top, but a lack of memory for these
-    can be met with smaller micro-batches.
+    Of the activations those of the longest row, of `longest` tokens, are counted: micro-batches can be made no smaller.
     """
-    needed = sum(3 * p.numel() * p.element_size() for p in encoder.model.parameters() if p.requires_grad)
+    needed = least_training_bytes(encoder, tokens=longest, packed=packed, dtype=precision.matrix_dtype)
     available = available_bytes()
     if needed > available:
         raise DeviceError(
             f"model.name: training {encoder.model.config.model_type} takes at least {needed / 2**30:.1f} GiB of memory "
-            f"for gradients and optimizer, and {available / 2**30:.1f} GiB are free; choose a smaller model"
+            f"for gradients, optimizer and the longest row ({longest:,} tokens), and {available / 2**30:.1f} GiB are "
+            "free; choose a smaller model, or shorten the rows with tokens.max_length"
         )
 
 
