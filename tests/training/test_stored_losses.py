@@ -1,12 +1,14 @@
 """The losses of 100 steps, to the last bit: a change of what is learned, however small, is seen.
 
-Rounding depends on the version of torch and on what the CPU can do, so there is a record for each. To record on yours,
-or anew after a change that is meant:
+Rounding depends on the version of torch and on the processor, so there is a record for each. Two processors that can do
+the same may differ, too: the library of matrix products chooses its kernels by the model. To record on yours, from the
+commit before a change, or anew after a change that is meant:
 
     PYTHONPATH=tests:tests/training python tests/training/test_stored_losses.py
 """
 
 import json
+import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,17 @@ LAYOUTS: dict[str, Any] = {"packed": "none", "dynamic": "longest"}
 
 
 def here() -> str:
-    return f"torch {torch.__version__.partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"torch {torch.__version__.partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}, {processor()}"
+
+
+def processor() -> str:
+    """Name the processor's model: "GenuineIntel 6/143" where Linux tells, what Python knows elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return f"{told.get('vendor_id', platform.machine())} {told.get('cpu family', '?')}/{told.get('model', '?')}"
 
 
 def losses_of(folder: Path, layout: str) -> list[str]:

@@ -95,7 +95,8 @@ def _blocks(shape: torch.Size, window: int | None) -> Iterator[_Block]:
     """Cut the scores of a query [N, H, L, D] into blocks that hold all keys that their queries see."""
     texts, heads, length, _ = shape
     reach = length if window is None else window - 1
-    wanted = 2 * reach  # as many queries as half of the keys that they see: few more would be computed for nothing
+    # As many queries as half of the keys that they see: few more would be computed for nothing.
+    wanted = max(2 * reach, 1)
     rows = max(min(wanted, length, SCORES // min(wanted + 2 * reach, length)), FEWEST_QUERIES)
     # Many queries of few heads rather than few of many: gradients of keys are summed up over the blocks of queries.
     together = max(SCORES // (rows * min(rows + 2 * reach, length)), 1)

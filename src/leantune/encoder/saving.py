@@ -38,8 +38,10 @@ def read_saved(folder: Path, texts: tuple[list[str], ...], device: torch.device)
 
     `texts` has a list [n] for each text of a row. Every row is computed by itself, as it is.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     model.to(device).eval()
     logits = []
     with torch.inference_mode():
