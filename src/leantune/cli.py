@@ -9,7 +9,7 @@ import typer
 
 from leantune.system.errors import LeantuneError, SettingsError
 from leantune.system.stopping import Stopped, listen
-from leantune.system.terminal import hold_standard_streams, say
+from leantune.system.terminal import flush_standard_streams, hold_standard_streams, say
 
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
@@ -203,3 +203,5 @@ def main() -> None:
     except LeantuneError as error:
         say(f"leantune: {error}", error=True)
         sys.exit(error.exit_code)
+    finally:
+        flush_standard_streams()

@@ -182,7 +182,7 @@ def test_the_command_ends_well_though_nobody_reads_what_it_says(
     outer, inner = os.openpty()
     command = [sys.executable, "-m", "leantune", "train", str(data), "--text", "text", "--target", "score"]
     command += ["--model", str(tiny_encoder_dir("bert")), "--output", str(tmp_path / "run"), "--set", "device=cpu"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    environment = {n: value for n, value in os.environ.items() if n not in ("NO_COLOR", "PYTHONUNBUFFERED", "TERM")}
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=writer, stderr=inner, env=environment | {"TERM": "xterm"}
     )
@@ -193,6 +193,21 @@ def test_the_command_ends_well_though_nobody_reads_what_it_says(
     assert process.wait(timeout=120) == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
     assert '"fold_end"' in (tmp_path / "run" / "events.jsonl").read_text("utf-8").splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_words_that_nobody_reads_do_not_fail_the_command_when_it_ends(name: str) -> None:
+    """What is left in the stream cannot be written: Python alone leaves with 120."""
+    left = f"import sys; sys.{name}.write('left')"
+    flush = "from leantune.system.terminal import flush_standard_streams as f; f()"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for program, code in ((left, 120), (f"{left}; {flush}", 0)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        streams: dict[str, int] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {name: writer}
+        done = subprocess.run([sys.executable, "-c", program], check=False, env=buffered, **streams)
+        assert done.returncode == code
+        os.close(writer)
 
 
 def test_a_standard_stream_that_is_closed_is_not_taken_by_a_file(tmp_path: Path) -> None:

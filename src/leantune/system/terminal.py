@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from typing import IO
 
 # What a terminal obeys instead of showing (but line break and tab), what turns the reading direction of the text around
 # it, and what cannot be encoded.
@@ -28,8 +29,25 @@ def say(text: str, *, error: bool = False) -> None:
         encoding = getattr(stream, "encoding", None) or "utf-8"
         print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except (OSError, ValueError):  # closed: by its reader, or altogether
-        with suppress(OSError, ValueError, AttributeError):  # or Python fails once more when it flushes at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _write_to_nowhere(stream)
+
+
+def flush_standard_streams() -> None:
+    """Write what is left in the two output streams, if there is anybody to read it.
+
+    Python does so itself when it ends, but where it cannot, a command that has done its work leaves with 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                _write_to_nowhere(stream)
+
+
+def _write_to_nowhere(stream: IO[str]) -> None:
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def hold_standard_streams() -> None:
