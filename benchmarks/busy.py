@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 from typing import IO
 
 SETTINGS: dict[str, dict[str, str]] = {
@@ -25,6 +24,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
+WAYS = ("alone", "two at once", "beside one thread")
 NAMES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 COMPUTE = "while True: sum(range(1_000_000))"
 
@@ -43,6 +43,7 @@ class Trainer:
         self.wait()  # until it is ready
 
     def begin(self) -> None:
+        """Let it train."""
         print("go", file=self.input, flush=True)
 
     def wait(self) -> float:
@@ -52,7 +53,7 @@ class Trainer:
 
 def train(options: argparse.Namespace) -> None:
     """Take some steps whenever a line comes in, and print the seconds a step."""
-    from layout import load, take_steps  # torch, which the process that measures does without
+    from layout import load, take_steps  # noqa: PLC0415 - torch, which the process that measures does without
 
     options.text, options.target, options.rows, options.max_length = "text", "target", 400, None
     options.dropout, options.precision = None, "auto"
@@ -71,26 +72,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="`alone` is always among them")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
         train(options)
         return
     pairs = {name: [Trainer(options, SETTINGS[name]) for _ in range(2)] for name in options.settings}
-    ways = ("alone", "two at once", "beside one thread")
-    seconds: dict[str, dict[str, list[float]]] = {name: {way: [] for way in ways} for name in pairs}
+    seconds: dict[str, dict[str, list[float]]] = {name: {way: [] for way in options.ways} for name in pairs}
     for _ in range(options.rounds):
         for name, (first, second) in pairs.items():
             first.begin()
             seconds[name]["alone"].append(first.wait())
-            first.begin()
-            second.begin()
-            seconds[name]["two at once"].append(max(first.wait(), second.wait()))
-            other = subprocess.Popen([sys.executable, "-c", COMPUTE])
-            first.begin()
-            seconds[name]["beside one thread"].append(first.wait())
-            other.kill()
-            other.wait()
+            if "two at once" in options.ways:
+                first.begin()
+                second.begin()
+                seconds[name]["two at once"].append(max(first.wait(), second.wait()))
+            if "beside one thread" in options.ways:
+                with subprocess.Popen([sys.executable, "-c", COMPUTE]) as other:
+                    first.begin()
+                    seconds[name]["beside one thread"].append(first.wait())
+                    other.kill()
     print("| setting | beside it | seconds a step | range | against the first setting alone |\n|---|---|---|---|---|")
     base = seconds[options.settings[0]]["alone"]
     for name, by_way in seconds.items():

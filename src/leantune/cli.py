@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leantune.system import threads
 from leantune.system.errors import LeantuneError, SettingsError
 from leantune.system.stopping import Stopped, listen
 from leantune.system.terminal import flush_standard_streams, hold_standard_streams, say
@@ -56,6 +57,7 @@ def train(
     group: Group = None,
 ) -> None:
     """Fine-tune an encoder on a table of texts, and measure it."""
+    threads.set_up_threads()
     from leantune.runs.display import Display
     from leantune.runs.run import load_run_config, run
     from leantune.training.clock import process_started_at
