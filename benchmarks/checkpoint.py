@@ -20,7 +20,7 @@ from leantune.encoder.model import ModelSettings
 from leantune.encoder.saving import save_model
 from leantune.tokens.tokens import load_tokenizer
 from leantune.training.checkpoint import LARGEST_SHARE, CheckpointSettings, read_checkpoint, write_checkpoint
-from leantune.training.optim import OptimizerSettings, make_optimizer
+from leantune.training.optim import ResolvedOptimizer, make_optimizer
 from leantune.training.precision import Precision
 from leantune.training.state import TrainState, pack_state, unpack_state, weights_digest
 
@@ -36,7 +36,7 @@ def main() -> None:
         ModelSettings(name=arguments.model), labels=("y",), problem_type="regression", device=device, seed=0
     )
     precision = Precision(name="fp32", device=device)
-    state = TrainState(optimizer=make_optimizer(encoder.model, OptimizerSettings()))
+    state = TrainState(optimizer=make_optimizer(encoder.model, ResolvedOptimizer(learning_rate=2e-5, epochs=3)))
     for parameter in encoder.model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
     state.optimizer.step()
@@ -58,7 +58,12 @@ def main() -> None:
             written.append(time.perf_counter() - begin)
             begin = time.perf_counter()
             saved = read_checkpoint(place / f"step_{step:08d}")
-            unpack_state(saved, encoder, make_optimizer(encoder.model, OptimizerSettings()), precision)
+            unpack_state(
+                saved,
+                encoder,
+                make_optimizer(encoder.model, ResolvedOptimizer(learning_rate=2e-5, epochs=3)),
+                precision,
+            )
             read.append(time.perf_counter() - begin)
         size = sum(path.stat().st_size for path in saved.path.rglob("*") if path.is_file())
         shutil.rmtree(place)

@@ -53,7 +53,7 @@ def load(options: argparse.Namespace, layout: str) -> Runner:
     precision = make_precision(config.precision, resolve_device("auto"))
     prepared, encoder = finish(prepare(config, precision))
     encoder.model.train()
-    return Runner(prepared, encoder, make_optimizer(encoder.model, config.optimizer), [])
+    return Runner(prepared, encoder, make_optimizer(encoder.model, prepared.optimizer), [])
 
 
 def take_steps(runner: Runner, steps: int) -> None:

@@ -56,7 +56,7 @@ def train(workload: Workload, meter: Meter) -> dict[str, Any]:
             training_rows=np.array(rows),
             validation_rows=prepared.folds.validation_rows(0),
             batching=prepared.batching,
-            optimizer=config.optimizer.model_copy(update={"epochs": epochs}),
+            optimizer=prepared.optimizer.model_copy(update={"epochs": epochs}),
             evaluation=config.evaluation.model_copy(update={"every": {"steps": 10**9}}),
             metric=prepared.metric,
             seed=workload.seed,

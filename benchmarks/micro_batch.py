@@ -57,7 +57,7 @@ def main() -> None:
     )
     prepared, encoder = finish(prepare(config, precision))
     rows: Rows = prepared.rows
-    optimizer = make_optimizer(encoder.model, config.optimizer)
+    optimizer = make_optimizer(encoder.model, prepared.optimizer)
     encoder.model.train()
     lengths, padding = rows.sequences.lengths, prepared.batching.padding
     limits = {text: parse_limit(text) for text in options.limits}

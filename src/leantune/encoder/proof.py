@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from leantune.batches.batch import Batch
 from leantune.batches.packing import make_packing
@@ -110,6 +110,38 @@ def takes_padding(model: Any) -> bool:
                     "another model"
                 )
     return False
+
+
+def output_layer(model: Any) -> nn.Linear | None:
+    """Return the layer whose outputs are the logits, proven on a few texts; None where there is none.
+
+    It has one output for each label and a bias, so that what it gives can be multiplied and shifted by changing it.
+    """
+    inside = set(model.base_model.modules())
+    found = [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear
+        and module not in inside
+        and module.bias is not None
+        and module.out_features == model.config.num_labels
+    ]
+    if not found:
+        return None
+    layer, texts = found[-1], _random_texts(model, PADDED_LENGTHS[:2])
+    kept = [layer.weight.detach().clone(), layer.bias.detach().clone()]
+    model.eval()
+    try:
+        with _quiet(), torch.no_grad():
+            before = _alone(model, texts)
+            layer.weight.mul_(2)
+            layer.bias.mul_(2).add_(1)
+            after = _alone(model, texts)
+    finally:
+        with torch.no_grad():
+            layer.weight.copy_(kept[0])
+            layer.bias.copy_(kept[1])
+    return layer if _are_close(after, 2 * before + 1) else None
 
 
 def _random_texts(model: Any, lengths: tuple[int, ...], *, seed: int = 0) -> list[Tensor]:

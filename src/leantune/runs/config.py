@@ -18,6 +18,7 @@ from leantune.training.checkpoint import CheckpointSettings
 from leantune.training.evaluation import EvaluationSettings
 from leantune.training.optim import OptimizerSettings
 from leantune.training.precision import PrecisionName
+from leantune.training.task import LossSettings
 
 
 class Config(Section):
@@ -28,14 +29,15 @@ class Config(Section):
     tokens: TokenSettings = TokenSettings()
     batching: BatchingSettings = BatchingSettings()
     model: ModelSettings
+    loss: LossSettings = LossSettings()
     precision: Literal["auto"] | PrecisionName = "auto"
     """Number format of the matrix products; auto is bf16 where the hardware computes in it, fp16 on older GPUs, else
     fp32."""
     optimizer: OptimizerSettings = OptimizerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
-    fold: int | Literal["all"] = Field(default=0, union_mode="left_to_right")
-    """The fold that validates; `all` trains one model a fold."""
+    fold: int | Literal["all", "none"] = Field(default=0, union_mode="left_to_right")
+    """The fold that validates; `all` trains one model a fold, and `none` one model on all rows, without validation."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Draws the head, the dropout and the order of rows."""
     deterministic: bool = False
@@ -52,11 +54,18 @@ class Config(Section):
             raise ValueError("data.target: name the column to learn (--target COLUMN)")
         if self.data.fold is not None and self.folds.model_fields_set:
             raise ValueError(f"folds: not used where data.fold ({self.data.fold!r}) gives every row's fold: remove one")
+        if self.fold == "none":
+            if self.folds.model_fields_set or self.data.fold is not None:
+                name = "data.fold" if self.data.fold is not None else "folds"
+                raise ValueError(f"{name}: not used where fold is none and all rows train: remove one")
+            if self.evaluation.model_fields_set:
+                raise ValueError("evaluation: not used where fold is none and no rows validate: remove one")
         return self
 
     def unused(self) -> set[str]:
-        """Folds that the table gives leave nothing to make."""
-        return super().unused() | ({"folds"} if self.data.fold is not None else set())
+        """Folds that the table gives leave nothing to make, and without validation nothing is evaluated."""
+        unused = super().unused() | ({"folds"} if self.data.fold is not None else set())
+        return unused | ({"folds", "evaluation"} if self.fold == "none" else set())
 
 
 def load_config(path: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:

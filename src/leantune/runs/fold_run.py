@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from leantune.encoder.embedding import whole_embedding
+from leantune.encoder.head import answers_in_units
 from leantune.encoder.model import Encoder
 from leantune.encoder.saving import load_weights, read_saved, save_model
+from leantune.runs.lesson import Lesson, begin_head, make_lesson
 from leantune.runs.preparation import Prepared
 from leantune.runs.record import RunFolder
 from leantune.runs.session import Session
@@ -22,6 +24,7 @@ from leantune.system.device import is_out_of_memory
 from leantune.system.errors import RunFolderError, TrainingError
 from leantune.system.files import saving, sha256_of
 from leantune.system.stopping import Stopped
+from leantune.tables.folds import FoldNumber
 from leantune.training.checkpoint import SavedState, Timer
 from leantune.training.clock import Phase
 from leantune.training.events import Checkpoint, Evaluation, Event, FoldEnd, Note, TrainStep
@@ -43,15 +46,16 @@ class FoldResult:
     """What one trained fold gave."""
 
     totals: Totals
-    best: NDArray[np.float64]
-    """Predictions [n, outputs] for the fold's validation rows, from the weights of the best evaluation."""
-    last: NDArray[np.float64]
+    best: NDArray[np.float64] | None
+    """Predictions [n, outputs] for the fold's validation rows, from the weights of the best evaluation; None where no
+    rows validate."""
+    last: NDArray[np.float64] | None
     metrics: dict[str, Any]
     """The fold's part of `metrics.json`."""
 
 
 def run_fold(
-    number: int,
+    number: FoldNumber,
     prepared: Prepared,
     session: Session,
     *,
@@ -64,29 +68,20 @@ def run_fold(
 
     Where `Stopped` is raised, what is done was saved before, unless it is `at_once`.
     """
-    fold = Fold(
-        number=number,
-        training_rows=prepared.folds.training_rows(number),
-        validation_rows=prepared.folds.validation_rows(number),
-        batching=prepared.batching,
-        optimizer=prepared.config.optimizer,
-        evaluation=prepared.config.evaluation,
-        metric=prepared.metric,
-        seed=prepared.config.seed,
-        checkpoint=prepared.config.checkpoint,
-    )
+    lesson = make_lesson(number, prepared, encoder)
+    fold = lesson.fold
     # Its own for each fold: the loss scaler of fp16 learns, and a fold must not depend on the folds before it.
     precision = make_precision(prepared.precision.name, prepared.precision.device)
-    keeper = _Keeper(fold, prepared, session, encoder=encoder, precision=precision, folder=folder, saved=saved)
+    keeper = _Keeper(lesson, prepared, session, encoder=encoder, precision=precision, folder=folder, saved=saved)
     state, clock = keeper.state, session.clock
     best = last = None
     try:
         for event in train_fold(
             encoder,
-            prepared.rows,
+            lesson.rows,
             fold,
             state,
-            task=prepared.task,
+            task=lesson.task,
             precision=precision,
             clock=clock,
             seconds_before=clock.seconds("train") - keeper.began["train"],
@@ -102,14 +97,25 @@ def run_fold(
                 yield keeper.save_best()
             if keeper.is_due(event):
                 yield keeper.save()
+        if not len(fold.validation_rows):  # nothing to choose by: the last weights are the run's
+            yield keeper.save_best()
         if fold.checkpoint.keep and not fold.checkpoint.is_due(state.step, fold.steps_per_epoch):
             yield keeper.save()
         clock.enter("evaluation")
-        best, last = _exact_predictions(
-            encoder, prepared, fold, state, precision=precision, model_folder=keeper.model_folder, best=best, last=last
-        )
+        if len(fold.validation_rows):
+            best, last = _exact_predictions(
+                encoder,
+                prepared,
+                fold,
+                state,
+                precision=precision,
+                model_folder=keeper.model_folder,
+                best=best,
+                last=last,
+            )
+        own = _sample_predictions(encoder, prepared, fold, state, precision=precision, best=best)
         clock.enter("checkpoint")
-        yield from _prove_saved(keeper.model_folder, prepared, fold, best)
+        yield from _prove_saved(keeper.model_folder, prepared, fold, own)
     except Stopped as stopped:
         if state.step and not stopped.at_once:
             yield Note(about="stop", text=f"{stopped.name}: saving, to go on with --resume; again, at once")
@@ -134,7 +140,7 @@ class _Keeper:
 
     def __init__(
         self,
-        fold: Fold,
+        lesson: Lesson,
         prepared: Prepared,
         session: Session,
         *,
@@ -143,13 +149,15 @@ class _Keeper:
         folder: RunFolder,
         saved: SavedState | None,
     ) -> None:
-        self.fold, self.session, self.folder = fold, session, folder
+        self.fold = fold = lesson.fold
+        self.session, self.folder = session, folder
         self._encoder, self._tokenizer, self._precision = encoder, prepared.tokenizer, precision
         self.model_folder = folder.fold(fold.number) / "model"
         with whole_embedding(encoder.model):  # as it is saved
             self._model_bytes = 4 * sum(parameter.numel() for parameter in encoder.model.parameters())
         optimizer = make_optimizer(encoder.model, fold.optimizer)
         if saved is None:
+            begin_head(encoder, lesson)
             self.state, self.totals = TrainState(optimizer=optimizer), Totals()
             self.began = {phase: session.clock.seconds(phase) for phase in PHASES}
         else:
@@ -171,7 +179,7 @@ class _Keeper:
 
     def save_best(self) -> Checkpoint:
         """Write the weights, which are the best so far, where transformers can load them."""
-        with self.session.clock.during("checkpoint"):
+        with self.session.clock.during("checkpoint"), answers_in_units(self._encoder.output_layer, self.fold.scale):
             self._save_model()
         event = Checkpoint(
             fold=self.fold.number,
@@ -205,7 +213,7 @@ class _Keeper:
         be from after it, or half-written."""
         best, there = saved.path / "best", self.model_folder / WEIGHTS
         if best.is_dir() and not (there.is_file() and sha256_of(there) == sha256_of(best / WEIGHTS)):
-            load_weights(self._encoder, best)
+            load_weights(self._encoder, best)  # which answers in the table's units as it is
             self._save_model()
 
     def _save_model(self) -> None:
@@ -214,24 +222,31 @@ class _Keeper:
 
 
 def _write_results(
-    keeper: _Keeper, prepared: Prepared, *, best: NDArray[np.float64], last: NDArray[np.float64], rate: float
+    keeper: _Keeper,
+    prepared: Prepared,
+    *,
+    best: NDArray[np.float64] | None,
+    last: NDArray[np.float64] | None,
+    rate: float,
 ) -> FoldResult:
     """Write the predictions of a fold that is trained; return what it gave."""
     fold, task, clock = keeper.fold, prepared.task, keeper.session.clock
-    truth = prepared.rows.targets[fold.validation_rows]
-    scores = {
-        "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best),
-        "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last),
-    }
+    scores: dict[str, Any] = {"best": None, "last": None}
     clock.enter("checkpoint")
-    keeper.folder.write_predictions(
-        fold.number,
-        rows=fold.validation_rows,
-        ids=prepared.ids.take(fold.validation_rows),
-        targets=prepared.targets.readable(fold.validation_rows),
-        predictions=best,
-        labels=task.labels,
-    )
+    if best is not None and last is not None:
+        truth = prepared.rows.targets[fold.validation_rows]
+        scores = {
+            "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best),
+            "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last),
+        }
+        keeper.folder.write_predictions(
+            fold.number,
+            rows=fold.validation_rows,
+            ids=prepared.ids.take(fold.validation_rows),
+            targets=prepared.targets.readable(fold.validation_rows),
+            predictions=best,
+            labels=task.labels,
+        )
     keeper.folder.sync_model(fold.number)
     seconds = {phase: clock.seconds(phase) - keeper.began[phase] for phase in PHASES}
     metrics = (
@@ -261,41 +276,74 @@ def _exact_predictions(
     """
 
     def predict() -> NDArray[np.float64]:
-        return predict_rows(
-            encoder,
-            prepared.rows.sequences,
-            fold.validation_rows,
-            task=prepared.task,
-            micro_batch=evaluation_limit(fold, state),
-            padding=fold.batching.padding,
-            precision=make_precision("fp32", precision.device),
-        ).values
+        return _predict_exactly(encoder, prepared, fold, state, fold.validation_rows, device=precision.device)
 
     if precision.name != "fp32":
         best = last = None
     if last is None:
-        last = predict()
+        with answers_in_units(encoder.output_layer, fold.scale):
+            last = predict()
     if best is None and state.best_step == state.step:
         best = last
     if best is None:
         own = weights_of(encoder.model)
         kept = {name: tensor.clone() for name, tensor in own.items()}  # no larger than the gradients, which are gone
         try:
-            load_weights(encoder, model_folder)
+            load_weights(encoder, model_folder)  # which answers in the table's units as it is
             best = predict()
         finally:
             load_tensors(own, kept)  # a checkpoint that is written when this is stopped has the last weights
     return best, last
 
 
-def _prove_saved(folder: Path, prepared: Prepared, fold: Fold, best: NDArray[np.float64]) -> Iterator[Note]:
-    """Hold the saved model, loaded by plain transformers, against the run's own predictions `best` (laws 8 and 10).
+def _predict_exactly(
+    encoder: Encoder,
+    prepared: Prepared,
+    fold: Fold,
+    state: TrainState,
+    rows: NDArray[np.int64],
+    *,
+    device: torch.device,
+) -> NDArray[np.float64]:
+    """Predict rows in float32."""
+    return predict_rows(
+        encoder,
+        prepared.rows.sequences,
+        rows,
+        task=prepared.task,
+        micro_batch=evaluation_limit(fold, state),
+        padding=fold.batching.padding,
+        precision=make_precision("fp32", device),
+    ).values
+
+
+def _sample_predictions(
+    encoder: Encoder,
+    prepared: Prepared,
+    fold: Fold,
+    state: TrainState,
+    *,
+    precision: Precision,
+    best: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """Return the run's own predictions for the rows on which its saved model is tried."""
+    sample = prepared.samples[fold.number]
+    if best is not None:
+        return best[np.searchsorted(fold.validation_rows, sample.rows)]
+    with answers_in_units(encoder.output_layer, fold.scale):
+        return _predict_exactly(encoder, prepared, fold, state, sample.rows, device=precision.device)
+
+
+def _prove_saved(folder: Path, prepared: Prepared, fold: Fold, own: NDArray[np.float64]) -> Iterator[Note]:
+    """Hold the saved model, loaded by plain transformers, against the run's own predictions (laws 8 and 10).
+
+    `own` are those of the fold's sample of rows, [n, outputs].
 
     Raises `TrainingError` where they differ: whoever used the model would get other answers than those that the metrics
     are of.
     """
     sample, device = prepared.samples[fold.number], prepared.precision.device
-    if not len(sample.places):
+    if not len(sample.rows):
         return
     try:
         with make_precision("fp32", device).compute():
@@ -306,11 +354,10 @@ def _prove_saved(folder: Path, prepared: Prepared, fold: Fold, best: NDArray[np.
         text = f"no memory to load {folder} and to try it: whether it repeats the predictions is not known"
         yield Note(event="warning", about="model", text=text)
         return
-    own = best[sample.places]
     differences = np.abs(saved - own) if saved.shape == own.shape else np.full_like(own, np.inf)
     if (differences > MOST_DIFFERENCE * np.abs(own).max()).any():
         place = int(differences.max(axis=1).argmax())
-        row = fold.validation_rows[sample.places[place]] + 1
+        row = sample.rows[place] + 1
         raise TrainingError(
             f"{folder}: plain transformers gives {_listed(saved[place])} for row {row} with the saved model, and this "
             f"run gave {_listed(own[place])}: it would not do what the metrics say, so the run is not finished. "
@@ -322,17 +369,21 @@ def _listed(values: NDArray[np.float64]) -> str:
     return ", ".join(f"{value:.5g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
 
 
-def _save_result(result: FoldResult, session: Session, folder: RunFolder, number: int, step: int) -> None:
+def _save_result(result: FoldResult, session: Session, folder: RunFolder, number: FoldNumber, step: int) -> None:
     """Write a trained fold's result where a run that goes on with the next fold will find it."""
     session.write_checkpoint(
         folder,
         number,
         step,
         suffix="-finished",
-        tensors={"predictions": {name: torch.from_numpy(getattr(result, name)) for name in ("best", "last")}},
+        tensors={"predictions": _tensors(best=result.best, last=result.last)},
         copies={},
         state={"total_steps": step, "finished": {"totals": asdict(result.totals), "metrics": result.metrics}},
     )
+
+
+def _tensors(**arrays: NDArray[np.float64] | None) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
 
 
 def read_result(saved: SavedState) -> FoldResult:
@@ -341,7 +392,7 @@ def read_result(saved: SavedState) -> FoldResult:
     finished = saved.state["finished"]
     return FoldResult(
         totals=Totals(**finished["totals"]),
-        best=predictions["best"].numpy(),
-        last=predictions["last"].numpy(),
+        best=predictions["best"].numpy() if "best" in predictions else None,
+        last=predictions["last"].numpy() if "last" in predictions else None,
         metrics=finished["metrics"],
     )

@@ -12,21 +12,23 @@ from numpy.typing import NDArray
 
 from leantune.batches.batch import Rows
 from leantune.batches.plan import MicroBatch, Padding, RowsPerMicroBatch, TokensPerMicroBatch
-from leantune.encoder.loading import load_encoder, model_path, train_rows_in_use
+from leantune.encoder.loading import load_encoder, model_path, resolve_dropout, train_rows_in_use
 from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
 from leantune.runs.config import Config
 from leantune.system.device import available_bytes
 from leantune.system.errors import DeviceError, SettingsError, TableError
-from leantune.tables.folds import Folds, fold_table
+from leantune.tables.folds import FoldNumber, Folds, fold_table
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets, TaskKind
 from leantune.tokens.sequences import cut_alike, make_sequences
 from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
 from leantune.tokens.truncation import Sequences
+from leantune.training.defaults import default_epochs, default_learning_rate, layer_parameters
 from leantune.training.events import Event, Note, Progress
 from leantune.training.loop import Batching
 from leantune.training.metrics import MetricName, default_metric, metric_names
+from leantune.training.optim import ResolvedOptimizer
 from leantune.training.precision import Precision, supported_precisions
 from leantune.training.task import Task, make_task
 
@@ -40,10 +42,10 @@ AUTO_TOKENS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A few validation rows that are not cut, with their texts as the table has them."""
+    """A few rows that are not cut, with their texts as the table has them: validation rows where a fold has any."""
 
-    places: NDArray[np.intp]
-    """[n]: where they stand among the fold's validation rows."""
+    rows: NDArray[np.int64]
+    """[n]: their numbers, ascending."""
     texts: tuple[list[str], ...]
     """[n] each; one list a text of a row."""
 
@@ -66,22 +68,23 @@ class Prepared:
     batching: Batching
     metric: MetricName
     precision: Precision
+    optimizer: ResolvedOptimizer
     load: Callable[[], Encoder]
     """Loads the pretrained encoder anew, with the same head every time."""
-    samples: Mapping[int, Sample]
+    samples: Mapping[FoldNumber, Sample]
     """Rows of each trained fold on which its saved model is tried."""
-    fold_numbers: list[int]
+    fold_numbers: list[FoldNumber]
     """The folds to train."""
     notes: tuple[Note, ...]
 
 
 def prepare(config: Config, precision: Precision) -> Generator[Event, None, tuple[Prepared, Encoder]]:
     """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder."""
-    table, targets, folds = fold_table(config.data, config.folds)
-    task = make_task(targets)
+    table, targets, folds = fold_table(config.data, None if config.fold == "none" else config.folds)
+    task = make_task(targets, config.loss)
     metric = _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
-    fold_numbers = list(range(folds.count)) if config.fold == "all" else [config.fold]
+    fold_numbers: list[FoldNumber] = list(range(folds.count)) if config.fold == "all" else [config.fold]
     for number in fold_numbers:
         if not weights[folds.training_rows(number)].any():  # raises, too, where there is no such fold
             raise TableError(
@@ -123,15 +126,25 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
         return again
 
     batching, layout = _resolve_batching(config, sequences, precision, encoder)
+    optimizer = _resolve_optimizer(config, encoder, min(len(folds.training_rows(number)) for number in fold_numbers))
     if precision.device.type == "cpu":
         _refuse_what_cannot_fit(encoder, int(sequences.lengths.max()), precision, packed=layout == "packed")
     effective = config.model_copy(
         update={
             "data": config.data.model_copy(update={"task": targets.kind}),
-            "folds": config.folds if folds.kind == "given" else config.folds.model_copy(update={"kind": folds.kind}),
+            "folds": config.folds
+            if folds.kind in ("given", "none")
+            else config.folds.model_copy(update={"kind": folds.kind}),
             "tokens": config.tokens.model_copy(update={"max_length": sequences.max_length}),
             "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout}),
+            "model": config.model.model_copy(
+                update={
+                    name: resolve_dropout(getattr(config.model, name), regression=task.kind == "regression")
+                    for name in ("dropout", "attention_dropout")
+                }
+            ),
             "precision": precision.name,
+            "optimizer": optimizer,
             "evaluation": config.evaluation.model_copy(update={"metric": metric}),
             "device": str(precision.device),
         }
@@ -149,8 +162,14 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
         batching=batching,
         metric=metric,
         precision=precision,
+        optimizer=optimizer,
         load=load_again,
-        samples={number: _sample(table, sequences, folds.validation_rows(number)) for number in fold_numbers},
+        samples={
+            number: _sample(
+                table, sequences, folds.training_rows(number) if number == "none" else folds.validation_rows(number)
+            )
+            for number in fold_numbers
+        },
         fold_numbers=fold_numbers,
         notes=tuple(
             _notes(
@@ -171,8 +190,8 @@ def _sample(table: Table, sequences: Sequences, rows: NDArray[np.int64]) -> Samp
     """Choose the shortest, the middle and the longest of the rows that are not cut."""
     uncut = np.flatnonzero(sequences.lengths[rows] == sequences.full_lengths[rows])
     by_length = uncut[np.argsort(sequences.lengths[rows[uncut]], kind="stable")]
-    places = np.unique(by_length[[0, len(uncut) // 2, -1]]) if len(uncut) else uncut
-    return Sample(places=places, texts=tuple(column.take(rows[places]).to_pylist() for column in table.texts))
+    chosen = rows[np.unique(by_length[[0, len(uncut) // 2, -1]]) if len(uncut) else uncut]
+    return Sample(rows=chosen, texts=tuple(column.take(chosen).to_pylist() for column in table.texts))
 
 
 def _refuse_what_cannot_fit(encoder: Encoder, longest: int, precision: Precision, *, packed: bool) -> None:
@@ -217,6 +236,20 @@ def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
             f"evaluation.metric: {config.evaluation.metric} is not defined for {kind}, which has {', '.join(names)}"
         )
     return config.evaluation.metric
+
+
+def _resolve_optimizer(config: Config, encoder: Encoder, training_rows: int) -> ResolvedOptimizer:
+    settings = config.optimizer
+    steps_per_epoch = -(-training_rows // config.batching.batch_size)
+    return ResolvedOptimizer(
+        **settings.model_dump()
+        | {
+            "learning_rate": default_learning_rate(layer_parameters(encoder.model))
+            if settings.learning_rate == "auto"
+            else settings.learning_rate,
+            "epochs": default_epochs(steps_per_epoch) if settings.epochs == "auto" else settings.epochs,
+        }
+    )
 
 
 def _resolve_batching(
@@ -270,8 +303,11 @@ def _notes(
         else f"nothing is cut: up to {sequences.max_length} tokens fit ({origin}), the longest row has "
         f"{int(sequences.lengths.max())}",
     )
-    new = f"new weights, drawn from the seed: {', '.join(encoder.new_weights)}"
-    yield Note(about="model", text=new if encoder.new_weights else "the checkpoint's own head is trained on")
+    yield Note(about="model", text=f"{config.model.name}; {encoder.head_reason}")
+    if targets.kind == "regression" and config.loss.standardize and encoder.output_layer is None:
+        text = "its last layer cannot take the targets' scale: they are learned in the table's units"
+        yield Note(about="loss", text=text)
+    yield Note(about="optimizer", text=_describe_optimizer(config, effective, encoder))
     reason = "as set"
     if config.precision == "auto":
         reason = f"this device computes {', '.join(supported_precisions(precision.device))}"
@@ -289,6 +325,19 @@ def _notes(
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
         f"of up to {_describe_limit(batching.micro_batch)}",
     )
+
+
+def _describe_optimizer(config: Config, effective: Config, encoder: Encoder) -> str:
+    """Say how fast, how long and with which dropout training learns, and which of it was chosen by a rule."""
+    millions = layer_parameters(encoder.model) / 1e6
+    dropout = effective.model.dropout
+    parts = [
+        f"learning rate {effective.optimizer.learning_rate:.3g}"
+        + (f" ({millions:,.0f} million parameters in layers)" if config.optimizer.learning_rate == "auto" else ""),
+        f"{effective.optimizer.epochs} epochs",
+        "the model's own dropout" if dropout is None else f"dropout {dropout:g}",
+    ]
+    return ", ".join(parts)
 
 
 def _describe_limit(limit: MicroBatch) -> str:

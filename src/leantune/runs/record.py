@@ -42,6 +42,7 @@ from leantune.system.files import (
     write_text,
     write_yaml,
 )
+from leantune.tables.folds import FoldNumber
 from leantune.tables.targets import column_of
 from leantune.training.events import Recorded
 
@@ -51,7 +52,7 @@ LOCK = ".lock"
 CHUNK_BYTES = 2**24
 """Of the events that a resumed run copies, at most so many are in memory."""
 
-FOLD = re.compile(r"fold_(\d+)")
+FOLD = re.compile(r"fold_(\d+|none)")
 """The folders of the folds."""
 
 
@@ -179,7 +180,7 @@ class RunFolder:
             sync(descriptor)
         return size
 
-    def fold(self, number: int) -> Path:
+    def fold(self, number: FoldNumber) -> Path:
         """Return the folder of one fold, made if need be."""
         path = self.path / f"fold_{number}"
         path.mkdir(exist_ok=True)
@@ -187,7 +188,7 @@ class RunFolder:
 
     def write_predictions(
         self,
-        fold: int,
+        fold: FoldNumber,
         *,
         rows: NDArray[np.int64],
         ids: pa.Array,
@@ -208,7 +209,7 @@ class RunFolder:
         with saving(path, table.nbytes), replacing(path) as beside:
             pq.write_table(table, beside)
 
-    def sync_model(self, fold: int) -> None:
+    def sync_model(self, fold: FoldNumber) -> None:
         """Wait until a fold's model is on the disk: what it could be made from again is about to be removed."""
         with saving(self.fold(fold) / "model", 0):
             sync_tree(self.fold(fold) / "model")

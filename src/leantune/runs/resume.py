@@ -16,6 +16,7 @@ from leantune.runs.record import FOLD
 from leantune.system.errors import RunFolderError, TableError
 from leantune.system.files import read_json, sha256_of
 from leantune.system.settings import flatten
+from leantune.tables.folds import FoldNumber, fold_number
 from leantune.training.checkpoint import SavedState, read_newest, remove_after
 
 FREE = ("data.path", "device", "checkpoint.", "batching.micro_batch")
@@ -26,7 +27,7 @@ FREE = ("data.path", "device", "checkpoint.", "batching.micro_batch")
 class Progress:
     """How far a run folder's run is."""
 
-    done: Mapping[int, SavedState]
+    done: Mapping[FoldNumber, SavedState]
     """The folds that are trained."""
     latest: SavedState
     """What was saved last of all that is whole: the next fold to train, or the end of the fold before it."""
@@ -78,14 +79,14 @@ def fingerprint(settings: Mapping[str, Any], environment: Mapping[str, Any]) -> 
     }
 
 
-def find_progress(folder: Path, folds: Sequence[int], *, force: bool = False) -> Progress | None:
+def find_progress(folder: Path, folds: Sequence[FoldNumber], *, force: bool = False) -> Progress | None:
     """Return what is done of the run in `folder`; None where there is no checkpoint.
 
     Raises `RunFolderError` where a fold has checkpoints and none of them is whole, where there are checkpoints of folds
     that are not asked for, and, unless forced, where folds that are trained would have to be trained again, since a
     fold before them is damaged.
     """
-    done: dict[int, SavedState] = {}
+    done: dict[FoldNumber, SavedState] = {}
     latest: SavedState | None = None
     warnings: list[str] = []
     begun = _folds_with_checkpoints(folder)
@@ -109,7 +110,7 @@ def find_progress(folder: Path, folds: Sequence[int], *, force: bool = False) ->
     return None if latest is None else Progress(done=done, latest=latest, warnings=tuple(warnings))
 
 
-def discard_later(folder: Path, progress: Progress, folds: Iterable[int]) -> None:
+def discard_later(folder: Path, progress: Progress, folds: Iterable[FoldNumber]) -> None:
     """Remove all checkpoints that come after the one from which the run goes on, the damaged ones among them."""
     for number in folds:
         used = progress.done.get(number) or (
@@ -118,16 +119,17 @@ def discard_later(folder: Path, progress: Progress, folds: Iterable[int]) -> Non
         remove_after(checkpoint_place(folder, number), None if used is None else used.path)
 
 
-def _folds_with_checkpoints(folder: Path) -> list[int]:
-    numbers = (int(found[1]) for path in folder.iterdir() if (found := FOLD.fullmatch(path.name)))
-    return sorted(number for number in numbers if any(checkpoint_place(folder, number).glob("step_*")))
+def _folds_with_checkpoints(folder: Path) -> list[FoldNumber]:
+    numbers = (fold_number(found[1]) for path in folder.iterdir() if (found := FOLD.fullmatch(path.name)))
+    begun = (number for number in numbers if any(checkpoint_place(folder, number).glob("step_*")))
+    return sorted(begun, key=lambda number: -1 if number == "none" else number)
 
 
-def _folds(numbers: Sequence[int]) -> str:
+def _folds(numbers: Sequence[FoldNumber]) -> str:
     return f"fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def checkpoint_place(folder: Path, fold: int) -> Path:
+def checkpoint_place(folder: Path, fold: FoldNumber) -> Path:
     """Return where a fold's checkpoints lie."""
     return folder / f"fold_{fold}" / "checkpoint"
 

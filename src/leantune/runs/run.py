@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leantune.encoder.model import Encoder
 from leantune.runs.config import Config, load_config
@@ -27,6 +28,7 @@ from leantune.system.device import (
 )
 from leantune.system.errors import DeviceError
 from leantune.system.stopping import deferred
+from leantune.tables.folds import FoldNumber, fold_number
 from leantune.training.clock import PhaseClock, forget_process_peak
 from leantune.training.events import Event, Note, Resume, RunEnd
 from leantune.training.precision import make_precision
@@ -139,22 +141,22 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
 
 def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Iterator[Event]:
     if not config.checkpoint.keep:  # killed before they were removed
-        remove_checkpoints(output, [int(number) for number in metrics["folds"]])
+        remove_checkpoints(output, [fold_number(name) for name in metrics["folds"]])
     yield Note(about="resume", text=f"{output} holds the finished run: nothing is trained")
     yield RunEnd(metrics=metrics)
 
 
-def _overall(prepared: Prepared, results: dict[int, FoldResult], clock: PhaseClock, rate: float) -> dict[str, Any]:
+def _overall(
+    prepared: Prepared, results: dict[FoldNumber, FoldResult], clock: PhaseClock, rate: float
+) -> dict[str, Any]:
     """Return the metrics of all trained folds together: every row is predicted by the model that did not see it."""
-    truth = np.concatenate([prepared.rows.targets[prepared.folds.validation_rows(number)] for number in results])
     totals = Totals()
     for result in results.values():
         totals += result.totals
-    kind = prepared.task.kind
     return (
         {
-            "best": compute_metrics(kind, truth, np.concatenate([result.best for result in results.values()])),
-            "last": compute_metrics(kind, truth, np.concatenate([result.last for result in results.values()])),
+            "best": _pooled(prepared, {number: result.best for number, result in results.items()}),
+            "last": _pooled(prepared, {number: result.last for number, result in results.items()}),
         }
         | totals.summary(train_seconds=clock.seconds("train"), matrix_rate=rate)
         | {
@@ -166,6 +168,18 @@ def _overall(prepared: Prepared, results: dict[int, FoldResult], clock: PhaseClo
     )
 
 
+def _pooled(
+    prepared: Prepared, predictions: Mapping[FoldNumber, NDArray[np.float64] | None]
+) -> dict[str, float | None] | None:
+    """Return the metrics of the validation rows of several folds together; None where none validate."""
+    there = [(number, values) for number, values in predictions.items() if values is not None]
+    if not there:
+        return None
+    rows = np.concatenate([prepared.folds.validation_rows(number) for number, _ in there])
+    values = np.concatenate([values for _, values in there])
+    return compute_metrics(prepared.task.kind, prepared.rows.targets[rows], values)
+
+
 def train(
     data: str | Path | None = None,
     *,
@@ -173,7 +187,7 @@ def train(
     text: str | list[str] | None = None,
     target: str | list[str] | None = None,
     model: str | None = None,
-    fold: int | str | None = None,
+    fold: FoldNumber | str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,

@@ -20,6 +20,7 @@ from leantune.runs.record import RunFolder, code_revision
 from leantune.runs.resume import Progress, checkpoint_place
 from leantune.system.device import describe_device, peak_device_bytes, processor_name
 from leantune.system.files import sha256_of
+from leantune.tables.folds import FoldNumber
 from leantune.training.checkpoint import write_checkpoint
 from leantune.training.clock import Phase, PhaseClock, peak_process_bytes
 from leantune.training.events import Checkpoint, Resume
@@ -68,7 +69,7 @@ class Session:
     def write_checkpoint(
         self,
         folder: RunFolder,
-        fold: int,
+        fold: FoldNumber,
         step: int,
         *,
         suffix: str,
@@ -108,7 +109,7 @@ def resumption(progress: Progress, folder: Path) -> Resume:
     )
 
 
-def remove_checkpoints(folder: Path, folds: list[int]) -> None:
+def remove_checkpoints(folder: Path, folds: list[FoldNumber]) -> None:
     """Remove the checkpoints of a run that is finished."""
     for number in folds:
         shutil.rmtree(checkpoint_place(folder, number), ignore_errors=True)

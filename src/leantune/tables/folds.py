@@ -23,7 +23,9 @@ from leantune.tables.table import DataSettings, Table, read_table
 from leantune.tables.targets import Targets, TaskKind, parse_targets
 
 IntArray = NDArray[np.int64]
-FoldKind = Literal["sturges", "stratified", "group", "random", "multilabel", "given"]
+FoldKind = Literal["sturges", "stratified", "group", "random", "multilabel", "given", "none"]
+FoldNumber = int | Literal["none"]
+"""The fold whose rows validate; `none` where all rows train."""
 
 _KINDS_THAT_FIT: dict[TaskKind, tuple[FoldKind, ...]] = {
     "regression": ("sturges", "random"),
@@ -32,6 +34,11 @@ _KINDS_THAT_FIT: dict[TaskKind, tuple[FoldKind, ...]] = {
     "multilabel": ("multilabel", "random"),
 }
 """Task -> kinds of folds for a table without groups; the first is what `auto` takes."""
+
+
+def fold_number(name: str) -> FoldNumber:
+    """Return the fold that files call `name`."""
+    return "none" if name == "none" else int(name)
 
 
 class FoldSettings(Section):
@@ -56,7 +63,7 @@ class Folds:
     """[N]: the fold in which a row validates."""
 
     kind: FoldKind
-    """How the rows were dealt; never `auto`. `given`: the table has a column of folds."""
+    """How the rows were dealt; never `auto`. `given`: the table has a column of folds; `none`: they were not dealt."""
 
     notes: tuple[str, ...] = ()
     """What the user should know: one sentence each."""
@@ -66,13 +73,17 @@ class Folds:
         """Number of folds."""
         return int(self.of_row.max()) + 1
 
-    def validation_rows(self, fold: int) -> IntArray:
+    def validation_rows(self, fold: FoldNumber) -> IntArray:
         """Return the numbers of the rows that validate in `fold`, ascending; SettingsError if there is no such fold."""
+        if fold == "none":
+            return np.empty(0, dtype=np.int64)
         self._check(fold)
         return np.flatnonzero(self.of_row == fold).astype(np.int64, copy=False)
 
-    def training_rows(self, fold: int) -> IntArray:
+    def training_rows(self, fold: FoldNumber) -> IntArray:
         """Return the numbers of all other rows, ascending; SettingsError if there is no such fold."""
+        if fold == "none":
+            return np.arange(len(self.of_row), dtype=np.int64)
         self._check(fold)
         return np.flatnonzero(self.of_row != fold).astype(np.int64, copy=False)
 
@@ -100,14 +111,21 @@ def assign_folds(
     return fold_table(columns, settings)[2]
 
 
-def fold_table(data: DataSettings, settings: FoldSettings) -> tuple[Table, Targets, Folds]:
+def fold_table(data: DataSettings, settings: FoldSettings | None) -> tuple[Table, Targets, Folds]:
     """Read a table, tell what its targets are, and deal its rows into folds, or take the folds that it gives.
+
+    Without `settings` no row validates.
 
     Raises `TableError` and `SettingsError` as the functions that it calls.
     """
     table = read_table(data)
     targets = parse_targets(table, data.task)
-    folds = make_folds(targets, table.groups, settings) if table.folds is None else given_folds(table.folds)
+    if settings is None:
+        folds = Folds(of_row=np.zeros(len(table), dtype=np.int64), kind="none")
+    elif table.folds is not None:
+        folds = given_folds(table.folds)
+    else:
+        folds = make_folds(targets, table.groups, settings)
     return table, targets, folds
 
 

@@ -34,6 +34,9 @@ class EvaluationSettings(Section):
     metric: Literal["auto"] | MetricName = "auto"
     """The metric that chooses the best evaluation; auto is rmse for regression and log_loss for classes and labels."""
 
+    patience: int | None = Field(default=None, ge=1)
+    """End the training after so many evaluations in a row without a better one; null trains to the end."""
+
     def is_due(self, step: int, *, steps_per_epoch: int, total_steps: int) -> bool:
         """Tell whether an evaluation follows step `step`, counted from 1: the first one at or after each interval."""
         if step == total_steps:

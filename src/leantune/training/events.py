@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from leantune.tables.folds import FoldNumber
+
 logger = logging.getLogger(__name__)
 
 Told = TypeVar("Told")
@@ -38,7 +40,7 @@ class FoldStart:
     """Training of one fold is about to begin."""
 
     event: Literal["fold"] = "fold"
-    fold: int
+    fold: FoldNumber
     training_rows: int
     validation_rows: int
     total_steps: int
@@ -49,7 +51,7 @@ class TrainStep:
     """One optimizer step."""
 
     event: Literal["step"] = "step"
-    fold: int
+    fold: FoldNumber
     step: int
     """Steps done in this fold, this one included."""
     epoch: float
@@ -81,7 +83,7 @@ class Evaluation:
     """One pass over the validation rows, in the run's precision."""
 
     event: Literal["evaluation"] = "evaluation"
-    fold: int
+    fold: FoldNumber
     step: int
     epoch: float
     metrics: dict[str, float | None]
@@ -99,7 +101,7 @@ class Checkpoint:
     """The best weights so far were written, or everything that is needed in order to go on."""
 
     event: Literal["checkpoint"] = "checkpoint"
-    fold: int
+    fold: FoldNumber
     step: int
     path: str
     checkpoint_seconds: float
@@ -110,7 +112,7 @@ class Resume:
     """An interrupted run goes on from a checkpoint; what it had done after that is gone, also from the records."""
 
     event: Literal["resume"] = "resume"
-    fold: int
+    fold: FoldNumber
     step: int
     """Steps done in this fold."""
     total_steps: int
@@ -125,7 +127,7 @@ class FoldEnd:
     """One fold is trained."""
 
     event: Literal["fold_end"] = "fold_end"
-    fold: int
+    fold: FoldNumber
     metrics: dict[str, Any]
     """As in `metrics.json`."""
 

@@ -1,23 +1,26 @@
 """The training loop of one fold, as a generator of events: the caller records, shows and saves."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leantune.batches.batch import Rows, TrainingBatch, make_training_batch
 from leantune.batches.plan import EpochPlan, MicroBatch, Order, Padding, plan_epoch
+from leantune.encoder.head import answers_in_units
 from leantune.encoder.model import Encoder
 from leantune.system.errors import TrainingError
 from leantune.system.stopping import Stopped, check
+from leantune.tables.folds import FoldNumber
+from leantune.tables.scale import Scale
 from leantune.training.checkpoint import CheckpointSettings
 from leantune.training.clock import PhaseClock
 from leantune.training.evaluation import EvaluationSettings
 from leantune.training.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.training.memory import halve, set_limit
-from leantune.training.metrics import MetricName, is_better
-from leantune.training.optim import OptimizerSettings, learning_rate_at
+from leantune.training.metrics import MetricName, is_better, loss_metric
+from leantune.training.optim import ResolvedOptimizer, learning_rate_at
 from leantune.training.precision import Precision
 from leantune.training.prediction import predict_rows
 from leantune.training.readings import Readings
@@ -44,15 +47,17 @@ class Batching:
 class Fold:
     """What one fold trains on and how; every setting is resolved."""
 
-    number: int
+    number: FoldNumber
     training_rows: NDArray[np.int64]
     validation_rows: NDArray[np.int64]
     batching: Batching
-    optimizer: OptimizerSettings
+    optimizer: ResolvedOptimizer
     evaluation: EvaluationSettings
     metric: MetricName
     seed: int
     checkpoint: CheckpointSettings
+    scale: Scale | None = None
+    """Of the training rows' targets, in units of which they are learned; None where they are learned as they are."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,8 +76,15 @@ class Fold:
         is_latest = isinstance(event, TrainStep | Evaluation) and event.step == state.step
         return is_latest and (state.evaluated_step == state.step or not self.is_evaluated(state.step))
 
+    def is_over(self, state: TrainState) -> bool:
+        """Tell whether all steps are done, or the last evaluations brought nothing better."""
+        patience = self.evaluation.patience
+        return state.step >= self.total_steps or (patience is not None and state.evaluations_since_best >= patience)
+
     def is_evaluated(self, step: int) -> bool:
         """Tell whether an evaluation follows step `step`, counted from 1."""
+        if not len(self.validation_rows):
+            return False
         return self.evaluation.is_due(step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps)
 
 
@@ -98,6 +110,7 @@ def train_fold(
         fold=fold.number,
         steps_per_epoch=fold.steps_per_epoch,
         padding=fold.batching.padding,
+        scale=fold.scale,
         flops=encoder.training_flops,
         device=precision.device,
         clock=clock,
@@ -111,11 +124,19 @@ def train_fold(
             total_steps=fold.total_steps,
         )
     clock.enter("train")
+    measured = rows  # whose targets are in the table's units
+    if fold.scale is not None:
+        rows = replace(rows, targets=fold.scale.standardize(rows.targets))
     plan: EpochPlan | None = None
     while True:
         if state.evaluated_step < state.step and fold.is_evaluated(state.step):
-            yield from _evaluate(encoder, rows, fold, state, task=task, precision=precision, clock=clock, at=readings)
-        if state.step >= fold.total_steps:
+            yield from _evaluate(
+                encoder, measured, fold, state, task=task, precision=precision, clock=clock, at=readings
+            )
+        if fold.is_over(state):
+            if state.step < fold.total_steps:
+                text = f"no better evaluation in the last {fold.evaluation.patience}: ended at step {state.step}"
+                yield Note(about="patience", text=f"{text} of {fold.total_steps}")
             return
         epoch, index = divmod(state.step, fold.steps_per_epoch)
         limit = set_limit(fold.batching.micro_batch, state.smaller_micro_batch)
@@ -179,7 +200,7 @@ def _evaluate(
     at: Readings,
 ) -> Iterator[Note | Evaluation]:
     """Predict and score the validation rows, and note in `state` whether these weights are the best."""
-    with clock.during("evaluation"):
+    with clock.during("evaluation"), answers_in_units(encoder.output_layer, fold.scale):
         predicted = predict_rows(
             encoder,
             rows.sequences,
@@ -192,7 +213,7 @@ def _evaluate(
         metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], predicted.values)
     if predicted.notes:  # the next evaluation need not find it out again
         state.smaller_evaluation = predicted.micro_batch.model_dump()
-    is_best, warnings = _judge(metrics[fold.metric], fold.metric, state)
+    is_best, warnings = _judge(metrics, fold.metric, state)
     yield from (*predicted.notes, *warnings)
     yield Evaluation(
         fold=fold.number,
@@ -212,14 +233,22 @@ def evaluation_limit(fold: Fold, state: TrainState) -> MicroBatch:
     return set_limit(fold.batching.micro_batch, state.smaller_evaluation or state.smaller_micro_batch)
 
 
-def _judge(value: float | None, metric: MetricName, state: TrainState) -> tuple[bool, list[Note]]:
+def _judge(metrics: dict[str, float | None], metric: MetricName, state: TrainState) -> tuple[bool, list[Note]]:
     """Note that step `state.step` was evaluated; tell whether it is the best so far: the first is, perhaps with a
-    warning."""
+    warning.
+
+    Of two evaluations with the same metric, as often happens with accuracy, the one with the smaller loss is better.
+    """
+    value, loss_name = metrics[metric], loss_metric(metrics)
+    loss = metrics[loss_name]
     is_best = state.best_step == 0 or is_better(metric, value, state.best_value)
+    if value is not None and value == state.best_value:
+        is_best = is_better(loss_name, loss, state.best_loss)
     state.evaluated_step = state.step
+    state.evaluations_since_best = 0 if is_best else state.evaluations_since_best + 1
     if not is_best:
         return False, []
-    state.best_step, state.best_value = state.step, value
+    state.best_step, state.best_value, state.best_loss = state.step, value, loss
     text = f"{metric} is not defined on these validation rows: the first evaluation counts as best"
     return True, [Note(event="warning", about="evaluation", text=text)] if value is None else []
 

@@ -1,5 +1,6 @@
 """What metrics there are, which a task has, and which way is better."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from leantune.tables.targets import TaskKind
@@ -20,6 +21,11 @@ def metric_names(kind: TaskKind) -> tuple[MetricName, ...]:
 def default_metric(kind: TaskKind) -> MetricName:
     """Return the metric that chooses the best evaluation: the task's loss, in units of the target for regression."""
     return "rmse" if kind == "regression" else "log_loss"
+
+
+def loss_metric(metrics: Mapping[str, float | None]) -> MetricName:
+    """Return which of a task's metrics is its loss."""
+    return "log_loss" if "log_loss" in metrics else "mse"
 
 
 def is_better(metric: MetricName, value: float | None, than: float | None) -> bool:

@@ -1,7 +1,7 @@
 """AdamW and its learning rate."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -16,12 +16,13 @@ Schedule = Literal["linear", "cosine", "constant"]
 class OptimizerSettings(Section):
     """How long and how fast to learn."""
 
-    learning_rate: float = Field(default=2e-5, gt=0)
-    """Largest learning rate, reached at the end of the warm-up; 2e-5 suits encoders of BERT-base's size."""
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Largest learning rate, reached at the end of the warm-up; auto goes by the encoder's size: small ones learn best
+    with a larger one."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled decay of the layers' matrices; biases, norms and embeddings are not decayed."""
-    epochs: int = Field(default=3, ge=1)
-    """Passes over the training rows."""
+    epochs: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Passes over the training rows; auto is 3, and more where 3 would be too few optimizer steps to learn in."""
     max_steps: int | None = Field(default=None, ge=1)
     """End after so many optimizer steps, if the epochs have as many; null trains all epochs."""
     schedule: Schedule = "linear"
@@ -32,7 +33,14 @@ class OptimizerSettings(Section):
     """Largest norm of a step's gradient; a larger one is scaled down to it. Null does not clip."""
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+class ResolvedOptimizer(OptimizerSettings):
+    """The same with every `auto` resolved."""
+
+    learning_rate: float
+    epochs: int
+
+
+def make_optimizer(model: nn.Module, settings: ResolvedOptimizer) -> torch.optim.AdamW:
     """Return fused AdamW over the model's parameters.
 
     Only matrices of layers decay (Loshchilov and Hutter, 2019, arXiv 1711.05101). Biases and norms are vectors; the
@@ -55,7 +63,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     return optimizer
 
 
-def learning_rate_at(step: int, total_steps: int, settings: OptimizerSettings) -> float:
+def learning_rate_at(step: int, total_steps: int, settings: ResolvedOptimizer) -> float:
     """Return the learning rate of optimizer step `step`, counted from 0, of `total_steps`.
 
     The warm-up's first step already learns, and the last step's rate is above zero: no step is wasted.

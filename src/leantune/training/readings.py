@@ -14,6 +14,8 @@ from leantune.batches.plan import Padding, padded_tokens
 from leantune.encoder.model import FlopCount
 from leantune.system.device import device_bytes
 from leantune.system.errors import TrainingError
+from leantune.tables.folds import FoldNumber
+from leantune.tables.scale import Scale
 from leantune.training.clock import PhaseClock, process_bytes
 from leantune.training.events import TrainStep
 from leantune.training.step import StepResult
@@ -31,9 +33,10 @@ class Readings:
     def __init__(
         self,
         *,
-        fold: int,
+        fold: FoldNumber,
         steps_per_epoch: int,
         padding: Padding,
+        scale: Scale | None,
         flops: FlopCount | None,
         device: torch.device,
         clock: PhaseClock,
@@ -41,6 +44,8 @@ class Readings:
     ) -> None:
         self._fold, self._steps_per_epoch, self._padding = fold, steps_per_epoch, padding
         self._flops, self._device, self._clock = flops, device, clock
+        # From squared errors of standardised targets to those in the table's units.
+        self._units = np.ones(1) if scale is None else scale.deviation**2
         self._before = clock.seconds("train") - seconds_before
         self._waiting: list[_Waiting] = []
         self._read_at = time.perf_counter()
@@ -71,12 +76,13 @@ class Readings:
         if not self._waiting:
             return
         results = [waiting.result for waiting in self._waiting]
-        pairs: Tensor = torch.stack([torch.stack((r.loss, r.gradient_norm.float())) for r in results])
+        read: Tensor = torch.stack([torch.cat((r.losses, r.gradient_norm.float()[None])) for r in results])
         seconds = self.train_seconds()
         all_tokens = sum(int(micro.sum()) for waiting in self._waiting for micro in waiting.lengths)
         speed = all_tokens / max(seconds - self._seconds_at, 1e-9)
         memory = device_bytes(self._device)
-        for waiting, (loss, norm) in zip(self._waiting, pairs.tolist(), strict=True):
+        for waiting, (*losses, norm) in zip(self._waiting, read.tolist(), strict=True):
+            loss = float(np.mean(losses * self._units))
             step, lengths, skipped = waiting.step, waiting.lengths, waiting.result.skipped
             for name, number in (("loss", loss), ("gradient norm", norm)):
                 if not np.isfinite(number) and not skipped:

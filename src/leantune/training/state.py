@@ -31,6 +31,9 @@ class TrainState:
     """The step of the best evaluation; 0 before the first."""
     best_value: float | None = None
     """Its metric; None where that is not defined."""
+    best_loss: float | None = None
+    """Its loss, which decides between equal metrics."""
+    evaluations_since_best: int = 0
     smaller_micro_batch: dict[str, int] | None = None
     """The limit, `rows` or `tokens`, that took the setting's place where there was no memory; None where there was."""
     smaller_evaluation: dict[str, int] | None = None

@@ -17,8 +17,8 @@ from leantune.training.task import Task
 class StepResult:
     """What a step did; the tensors are still on the device, since reading them would wait for it."""
 
-    loss: Tensor
-    """Weighted mean over the step's rows, a scalar."""
+    losses: Tensor
+    """Weighted means over the step's rows, [K]: `Task.losses`, of which the mean is minimised."""
     gradient_norm: Tensor
     """Before clipping, a scalar."""
     skipped: bool
@@ -37,21 +37,22 @@ class DoesNotFitError(Exception):
 def accumulate_gradients(
     encoder: Encoder, batches: Iterable[TrainingBatch], *, total_weight: float, task: Task, precision: Precision
 ) -> Tensor:
-    """Add the gradient of a whole step to the parameters' `grad`; return its loss, a detached scalar.
+    """Add the gradient of a whole step to the parameters' `grad`; return its losses [K], detached.
 
     `total_weight` is the weight of all rows of the step, known before the first forward pass. Each micro-batch adds its
     *sum* of losses divided by it, so that the total is the gradient of one big batch, however uneven the cut. (Dividing
     each micro-batch's mean by their number, as is usual, is wrong as soon as they differ in size.) Raises
     `DoesNotFitError`.
     """
-    loss = torch.zeros((), device=precision.device)
+    losses: Tensor | float = 0.0
     done = 0
     try:
         with precision.compute():
             for batch in batches:
-                part = task.loss_sum(encoder.logits(batch.inputs), batch.targets, batch.weights) / total_weight
+                parts = task.loss_sums(encoder.logits(batch.inputs), batch.targets, batch.weights) / total_weight
+                part = parts.mean()
                 (part if precision.scaler is None else precision.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
-                loss += part.detach()
+                losses = losses + parts.detach()
                 done += 1
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -60,7 +61,8 @@ def accumulate_gradients(
     for parameter in encoder.model.parameters():
         if parameter.grad is not None and parameter.grad.is_sparse:  # rows of the embedding, on a CPU
             parameter.grad = parameter.grad.to_dense()
-    return loss
+    assert isinstance(losses, Tensor), "a step has rows"
+    return losses
 
 
 def apply_gradients(
@@ -109,7 +111,7 @@ def optimizer_step(
     clip_norm: float | None,
 ) -> StepResult:
     """Learn from one step's rows. Raises `DoesNotFitError`; then nothing was learned, and `grad` is to be cleared."""
-    loss = accumulate_gradients(encoder, batches, total_weight=total_weight, task=task, precision=precision)
+    losses = accumulate_gradients(encoder, batches, total_weight=total_weight, task=task, precision=precision)
     norm, skipped = apply_gradients(
         list(encoder.model.parameters()),
         optimizer,
@@ -117,4 +119,4 @@ def optimizer_step(
         clip_norm=clip_norm,
         precision=precision,
     )
-    return StepResult(loss=loss, gradient_norm=norm, skipped=skipped)
+    return StepResult(losses=losses, gradient_norm=norm, skipped=skipped)

@@ -1,11 +1,17 @@
 """What is learned: how many outputs, the loss as a sum over rows, and predictions from logits."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from leantune.system.errors import SettingsError
+from leantune.system.settings import Section
 from leantune.tables.targets import Targets, TaskKind
 
 PROBLEM_TYPES = {
@@ -16,13 +22,30 @@ PROBLEM_TYPES = {
 }
 
 
+class LossSettings(Section):
+    """What is minimised."""
+
+    standardize: bool = True
+    """Regression: learn each target in standard deviations from its mean over the training rows, so that its unit does
+    not matter and several targets count alike. Metrics, predictions and the saved model are in the table's units."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: every class counts alike, however rare it is; of labels, the rows that have one and those that do not
+    have it count alike."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the probability that is asked to be spread evenly over all classes; labels are asked to come this much
+    nearer to one half."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The kind of task and the names of its outputs."""
+    """The kind of task, the names of its outputs, and its loss."""
 
     kind: TaskKind
     labels: tuple[str, ...]
     """One name an output: target columns for regression and multilabel, classes otherwise."""
+    label_smoothing: float = 0.0
+    label_weights: tuple[tuple[float, float], ...] | None = None
+    """Multilabel: what the rows without a label and those with it count in its loss; None counts all alike."""
 
     @property
     def outputs(self) -> int:
@@ -34,25 +57,46 @@ class Task:
         """The task in transformers' words."""
         return PROBLEM_TYPES[self.kind]
 
-    def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return one loss a row, [B] float32, from logits [B, outputs] of any precision.
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return float32 losses [B, K] from logits [B, outputs] of any precision; a row's loss is their mean.
 
-        Regression: squared error, averaged over the targets. Binary and multiclass: cross-entropy. Multilabel: binary
-        cross-entropy, averaged over the labels.
+        Regression: squared errors of the K targets. Multilabel: binary cross-entropies of the K labels. Binary and
+        multiclass: the cross-entropy, K = 1.
         """
         logits = logits.float()
         if self.kind == "regression":
-            return (logits - targets).square().mean(dim=1)
+            return (logits - targets).square()
         if self.kind == "multilabel":
-            return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
-        return F.cross_entropy(logits, targets, reduction="none")
+            asked = targets + self.label_smoothing * (0.5 - targets)
+            losses = F.binary_cross_entropy_with_logits(logits, asked, reduction="none")
+            if self.label_weights is not None:
+                without, having = torch.tensor(self.label_weights, device=logits.device).T
+                losses = losses * torch.where(targets > 0.5, having, without)
+            return losses
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.label_smoothing)[:, None]
 
-    def loss_sum(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the sum over rows of weight x loss, a scalar.
+    def loss_sums(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Return the sum over rows of weight x loss, [K]: what is minimised is their mean.
 
-        A sum and not a mean: the step divides by the weight of all its rows, so that uneven micro-batches count right.
+        Sums and not means: the step divides by the weight of all its rows, so that uneven micro-batches count right.
         """
-        return (weights * self.row_losses(logits, targets)).sum()
+        return (weights[:, None] * self.losses(logits, targets)).sum(dim=0)
+
+    def constant_logits(self, targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the logits [outputs] of the answer that is best without reading a text, for rows of weights [n].
+
+        `targets` are [n, K], or [n] classes. Regression: the mean. Classes: the logarithm of their shares. Labels:
+        their log odds. Half a row more of everything keeps them finite.
+        """
+        if self.kind == "regression":
+            return np.asarray(np.average(targets, axis=0, weights=weights))
+        total = weights.sum()
+        row = total / np.count_nonzero(weights)
+        if self.kind == "multilabel":
+            having = targets.T @ weights
+            return np.asarray(np.log((having + row / 2) / (total - having + row / 2)))
+        sizes = np.bincount(targets, weights=weights, minlength=self.outputs)
+        return np.asarray(np.log((sizes + row / 2) / (total + row / 2 * self.outputs)))
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Return [B, outputs] float32: values for regression, probabilities otherwise."""
@@ -62,6 +106,12 @@ class Task:
         return torch.sigmoid(logits) if self.kind == "multilabel" else torch.softmax(logits, dim=1)
 
 
-def make_task(targets: Targets) -> Task:
-    """Return the task that `targets` set."""
-    return Task(kind=targets.kind, labels=targets.classes or targets.columns)
+def make_task(targets: Targets, settings: LossSettings) -> Task:
+    """Return the task that `targets` set; raises `SettingsError` for a setting of the loss that it does not have."""
+    if targets.kind == "regression":
+        for name in ("class_weights", "label_smoothing"):
+            if getattr(settings, name) != LossSettings.model_fields[name].default:
+                raise SettingsError(f"loss.{name}: used only for classes and labels, and this is regression: remove it")
+    elif "standardize" in settings.model_fields_set:
+        raise SettingsError(f"loss.standardize: used only for regression, and this is {targets.kind}: remove it")
+    return Task(kind=targets.kind, labels=targets.classes or targets.columns, label_smoothing=settings.label_smoothing)
