@@ -15,9 +15,8 @@ from scipy.special import expit, softmax
 
 from leantune.tables.targets import TaskKind
 from leantune.training.metrics import (
-    CLASS_METRICS,
     LOWER_IS_BETTER,
-    REGRESSION_METRICS,
+    METRICS,
     MetricName,
     default_metric,
     is_better,
@@ -125,6 +124,68 @@ def test_log_loss_of_classes_is_scikit_learns_for_float32_probabilities(data):
     assert agrees(compute_metrics("multiclass", targets, predictions)["log_loss"], expected, 1e-5)
 
 
+@given(classifications())
+def test_the_other_f1_of_classes_are_scikit_learns_and_balanced_accuracy_is_the_mean_recall(data):
+    targets, predictions = data
+    found = compute_metrics("multiclass", targets, predictions)
+    chosen = predictions.argmax(axis=1)
+    for average in ("micro", "weighted"):
+        assert agrees(found[f"f1_{average}"], sk.f1_score(targets, chosen, average=average, zero_division=0))
+    recalls = sk.recall_score(targets, chosen, average=None, labels=np.unique(targets))
+    assert agrees(found["balanced_accuracy"], np.mean(recalls))
+
+
+@given(classifications(most=2))
+def test_f1_and_average_precision_of_two_classes_are_of_the_second_one(data):
+    targets, predictions = data
+    found = compute_metrics("binary", targets, predictions)
+    expected = sk.f1_score(targets, predictions.argmax(axis=1), zero_division=np.nan)
+    assert agrees(found["f1"], None if math.isnan(expected) else expected)
+    expected = sk.average_precision_score(targets, predictions[:, 1]) if targets.any() else None
+    assert agrees(found["average_precision"], expected)
+
+
+@given(classifications(fewest=3))
+def test_average_precision_of_many_classes_is_the_mean_over_those_that_occur_each_against_the_rest(data):
+    targets, predictions = data
+    expected = np.mean([sk.average_precision_score(targets == c, predictions[:, c]) for c in np.unique(targets)])
+    assert agrees(compute_metrics("multiclass", targets, predictions)["average_precision"], expected)
+
+
+def quadratic_kappa(targets, predictions):
+    """scikit-learn's, whose labels must be all whole numbers between the outermost: its weights are of places."""
+    both = np.concatenate([targets, predictions]).astype(int)
+    labels = range(both.min(), both.max() + 1)
+    if len(labels) == 1:
+        return None
+    return sk.cohen_kappa_score(targets.astype(int), predictions.astype(int), weights="quadratic", labels=labels)
+
+
+@given(classifications(fewest=3))
+def test_qwk_of_classes_is_scikit_learns_by_the_order_of_the_classes(data):
+    targets, predictions = data
+    expected = quadratic_kappa(targets, predictions.argmax(axis=1))
+    assert agrees(compute_metrics("multiclass", targets, predictions)["qwk"], expected)
+
+
+@given(regressions(elements=st.integers(-12, 12).map(lambda n: n / 4)), st.booleans())
+def test_qwk_of_a_regression_is_scikit_learns_mean_of_rounded_values_within_the_range_of_whole_targets(data, is_whole):
+    targets, predictions = data
+    targets = np.rint(targets) if is_whole else targets
+    expected = None
+    if (targets == np.rint(targets)).all():
+        columns = zip(targets.T, np.rint(predictions).T, strict=True)
+        expected = mean_of_defined(quadratic_kappa(t, np.clip(p, t.min(), t.max())) for t, p in columns)
+    assert agrees(compute_metrics("regression", targets, predictions)["qwk"], expected)
+
+
+@given(regressions())
+def test_mcrmse_is_the_mean_of_the_columns_rmse(data):
+    targets, predictions = data
+    expected = [sk.root_mean_squared_error(t, p) for t, p in zip(targets.T, predictions.T, strict=True)]
+    assert agrees(compute_metrics("regression", targets, predictions)["mcrmse"], np.mean(expected))
+
+
 @given(classifications(most=2))
 def test_roc_auc_of_two_classes_is_the_share_of_pairs_in_order(data):
     targets, predictions = data
@@ -163,8 +224,23 @@ def test_other_metrics_of_labels_are_the_means_of_scikit_learns_over_the_labels(
     losses = [sk.log_loss(t, p.astype(np.float32), labels=[0, 1]) for t, p in columns]
     assert agrees(found["log_loss"], np.mean(losses), 1e-5)
     assert agrees(found["roc_auc"], mean_of_defined(area_under_roc(t, p) for t, p in columns))
-    varied = [sk.matthews_corrcoef(t, p >= 0.5) for t, p in columns if len(set(t)) > 1]
-    assert agrees(found["mcc"], mean_of_defined(varied))
+    varied = [(t, p >= 0.5) for t, p in columns if len(set(t)) > 1]
+    assert agrees(found["mcc"], mean_of_defined(sk.matthews_corrcoef(t, p) for t, p in varied))
+    assert agrees(found["balanced_accuracy"], mean_of_defined(sk.balanced_accuracy_score(t, p) for t, p in varied))
+    expected = mean_of_defined(sk.average_precision_score(t, p) for t, p in columns if t.any())
+    assert agrees(found["average_precision"], expected)
+
+
+@given(labellings())
+def test_f1_micro_counts_all_labels_together_and_f1_weighted_by_how_often_each_occurs(data):
+    targets, predictions = data
+    found = compute_metrics("multilabel", targets, predictions)
+    chosen = predictions >= 0.5
+    together = sk.f1_score(targets.ravel(), chosen.ravel(), zero_division=np.nan)
+    assert agrees(found["f1_micro"], None if math.isnan(together) else together)
+    each = [sk.f1_score(t, p, zero_division=0) for t, p in zip(targets.T, chosen.T, strict=True)]
+    rows = targets.sum(axis=0)
+    assert agrees(found["f1_weighted"], np.average(each, weights=rows) if rows.any() else None)
 
 
 def test_a_label_is_predicted_from_a_probability_of_one_half_on():
@@ -180,13 +256,23 @@ def test_a_probability_of_zero_for_the_truth_costs_much_but_not_infinitely_much(
 @pytest.mark.parametrize(
     ("kind", "targets", "predictions", "undefined"),
     [
-        ("regression", [[1.0]], [[2.0]], {"r2", "pearson", "spearman"}),
-        ("regression", [[1.0], [1.0]], [[2.0], [3.0]], {"r2", "pearson", "spearman"}),
+        ("regression", [[1.0]], [[2.0]], {"r2", "pearson", "spearman", "qwk"}),
+        ("regression", [[1.0], [1.0]], [[2.0], [3.0]], {"r2", "pearson", "spearman", "qwk"}),
         ("regression", [[1.0], [2.0]], [[3.0], [3.0]], {"pearson", "spearman"}),
         ("regression", [[1.0, 5.0], [2.0, 5.0]], [[3.0, 1.0], [4.0, 2.0]], set()),
+        ("regression", [[1.5, 5.0], [2.0, 4.0]], [[3.0, 1.0], [4.0, 2.0]], {"qwk"}),
         ("binary", [1, 1], [[0.5, 0.5], [0.25, 0.75]], {"roc_auc", "mcc"}),
+        ("binary", [0, 0], [[0.5, 0.5], [0.25, 0.75]], {"roc_auc", "mcc", "average_precision"}),
+        ("binary", [0, 0], [[0.5, 0.5], [0.75, 0.25]], {"roc_auc", "mcc", "average_precision", "f1"}),
         ("multiclass", [2, 2], [[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]], {"roc_auc", "mcc"}),
-        ("multilabel", [[1.0, 0.0], [1.0, 0.0]], [[0.5, 0.5], [0.25, 0.75]], {"roc_auc", "mcc"}),
+        ("multiclass", [2, 2], [[0.25, 0.25, 0.5], [0.25, 0.25, 0.5]], {"roc_auc", "mcc", "qwk"}),
+        ("multilabel", [[1.0, 0.0], [1.0, 0.0]], [[0.5, 0.5], [0.25, 0.75]], {"roc_auc", "mcc", "balanced_accuracy"}),
+        (
+            "multilabel",
+            [[0.0], [0.0]],
+            [[0.25], [0.25]],
+            {"roc_auc", "mcc", "balanced_accuracy", "average_precision", "f1_micro", "f1_weighted"},
+        ),
         ("multilabel", [[1.0, 0.0], [0.0, 0.0]], [[0.5, 0.5], [0.25, 0.75]], set()),
     ],
 )
@@ -215,13 +301,19 @@ def test_a_task_has_its_metrics_in_a_fixed_order_and_one_of_them_chooses(kind):
 
 
 def test_the_metrics_of_all_tasks_are_the_metrics_there_are():
-    assert set(REGRESSION_METRICS) | set(CLASS_METRICS) == set(get_args(MetricName))
-    assert set(REGRESSION_METRICS).isdisjoint(CLASS_METRICS)
+    assert {name for names in METRICS.values() for name in names} == set(get_args(MetricName))
+    assert METRICS.keys() == set(KINDS)
+
+
+def test_a_metric_that_a_task_cannot_have_is_not_among_its_names():
+    assert "f1" in metric_names("binary")
+    assert all("f1" not in metric_names(kind) for kind in KINDS if kind != "binary")
+    assert {kind for kind in KINDS if "qwk" in metric_names(kind)} == {"regression", "multiclass"}
 
 
 @pytest.mark.parametrize("metric", get_args(MetricName))
 def test_better_is_lower_for_errors_and_higher_for_the_others(metric):
-    worse, better = (2.0, 1.0) if metric in {"mse", "rmse", "mae", "log_loss"} else (1.0, 2.0)
+    worse, better = (2.0, 1.0) if metric in {"mse", "rmse", "mae", "mcrmse", "log_loss"} else (1.0, 2.0)
     assert is_better(metric, better, worse)
     assert not is_better(metric, worse, better)
     assert not is_better(metric, better, better)
@@ -236,7 +328,7 @@ def test_an_undefined_metric_beats_nothing_and_loses_to_any_number(metric):
 
 def test_the_perfect_prediction_has_the_best_value_of_every_metric():
     random = np.random.RandomState(0)
-    targets = random.normal(size=(50, 2))
+    targets = random.normal(scale=3.0, size=(50, 2)).round()
     perfect = compute_metrics("regression", targets, targets)
     for name, value in compute_metrics("regression", targets, targets + random.normal(size=(50, 2))).items():
         assert is_better(name, perfect[name], value)

@@ -5,16 +5,40 @@ from typing import Literal
 from leantune.tables.targets import TaskKind
 
 MetricName = Literal[
-    "mse", "rmse", "mae", "r2", "pearson", "spearman", "accuracy", "f1_macro", "log_loss", "roc_auc", "mcc"
+    "mse",
+    "rmse",
+    "mae",
+    "r2",
+    "pearson",
+    "spearman",
+    "mcrmse",
+    "accuracy",
+    "f1_macro",
+    "log_loss",
+    "roc_auc",
+    "mcc",
+    "f1",
+    "f1_micro",
+    "f1_weighted",
+    "balanced_accuracy",
+    "average_precision",
+    "qwk",
 ]
-REGRESSION_METRICS: tuple[MetricName, ...] = ("mse", "rmse", "mae", "r2", "pearson", "spearman")
-CLASS_METRICS: tuple[MetricName, ...] = ("accuracy", "f1_macro", "log_loss", "roc_auc", "mcc")
-LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"mse", "rmse", "mae", "log_loss"})
+_OF_ALL_CLASSES: tuple[MetricName, ...] = ("accuracy", "f1_macro", "log_loss", "roc_auc", "mcc")
+_OF_CLASSES_TOO: tuple[MetricName, ...] = ("f1_micro", "f1_weighted", "balanced_accuracy", "average_precision")
+METRICS: dict[TaskKind, tuple[MetricName, ...]] = {
+    "regression": ("mse", "rmse", "mae", "r2", "pearson", "spearman", "mcrmse", "qwk"),
+    "binary": (*_OF_ALL_CLASSES, "f1", *_OF_CLASSES_TOO),
+    "multiclass": (*_OF_ALL_CLASSES, *_OF_CLASSES_TOO, "qwk"),
+    "multilabel": (*_OF_ALL_CLASSES, *_OF_CLASSES_TOO),
+}
+"""Task -> its metrics, in the order in which they are shown."""
+LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"mse", "rmse", "mae", "mcrmse", "log_loss"})
 
 
 def metric_names(kind: TaskKind) -> tuple[MetricName, ...]:
     """Return the metrics that a task of this kind has."""
-    return REGRESSION_METRICS if kind == "regression" else CLASS_METRICS
+    return METRICS[kind]
 
 
 def default_metric(kind: TaskKind) -> MetricName:
