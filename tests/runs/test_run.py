@@ -118,12 +118,17 @@ def test_plain_transformers_repeats_the_predictions(
 
 def repeat_predictions(run: Path, data: Path) -> list[float]:
     """What plain transformers predicts for the validation rows of a run's fold 0."""
+    return plain_logits(run, data)[:, 0].tolist()
+
+
+def plain_logits(run: Path, data: Path) -> torch.Tensor:
+    """Logits [n, outputs] of plain transformers for the validation rows of a run's fold 0."""
     model = AutoModelForSequenceClassification.from_pretrained(run / "fold_0" / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(run / "fold_0" / "model")
     texts = read_texts(data, predictions_of(run)["row"])
     with torch.inference_mode():
         logits: torch.Tensor = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
-    return logits[:, 0].tolist()
+    return logits
 
 
 def read_texts(data: Path, rows: list[int]) -> list[str]:
@@ -167,6 +172,24 @@ def test_classes_and_labels_are_trained_with_probabilities_to_show(bert: Path, t
         assert set(predictions["target"]) <= set(LABELS[kind])
     config = json.loads((tmp_path / "run" / "fold_0" / "model" / "config.json").read_text())
     assert tuple(config["id2label"].values()) == tuple(sorted(LABELS[kind]) if kind != "multilabel" else LABELS[kind])
+
+
+def test_shares_of_classes_are_trained_and_plain_transformers_repeats_them(bert: Path, tmp_path: Path) -> None:
+    data = write_table(tmp_path / "train.csv", kind="soft")
+    config = tiny_config(data, bert, data__target=list(LABELS["soft"]), data__task="soft")
+    metrics = run_all(config, tmp_path / "run")[-1].metrics
+    assert (metrics["task"], metrics["metric"]) == ("soft", "log_loss")
+    predictions = predictions_of(tmp_path / "run")
+    shares, found = np.array(predictions["target"]), np.array(predictions["prediction"])
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert compute_metrics("soft", shares, found) == metrics["overall"]["best"]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "fold_0" / "model").eval()
+    assert model.config.problem_type == "single_label_classification"
+    assert tuple(model.config.id2label.values()) == LABELS["soft"]
+    logits = plain_logits(tmp_path / "run", data)
+    np.testing.assert_allclose(logits.softmax(dim=1).numpy(), found, atol=1e-5)
+    assert found.std(axis=0).min() > 1e-4
 
 
 def test_pairs_several_targets_weights_and_groups_train(bert: Path, tmp_path: Path) -> None:

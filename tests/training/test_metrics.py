@@ -52,6 +52,15 @@ def labellings(draw):
     return targets, expit(draw(arrays(np.float32, shape, elements=logits))).astype(np.float64)
 
 
+@st.composite
+def shares(draw):
+    shape = draw(st.integers(1, 30)), draw(st.integers(2, 5))
+    targets = draw(arrays(np.float64, shape, elements=st.integers(0, 8).map(float)))
+    targets[:, 0] += targets.sum(axis=1) == 0
+    scores = draw(arrays(np.float32, shape, elements=logits))
+    return targets / targets.sum(axis=1, keepdims=True), softmax(scores, axis=1).astype(np.float64)
+
+
 def mean_of_defined(values):
     defined = [value for value in values if value is not None and not math.isnan(value)]
     return sum(defined) / len(defined) if defined else None
@@ -208,6 +217,33 @@ def test_roc_auc_of_many_classes_is_scikit_learns_where_all_occur():
     assert agrees(compute_metrics("multiclass", targets, predictions)["roc_auc"], expected)
 
 
+@given(shares())
+def test_log_loss_of_shares_is_scikit_learns_of_every_class_weighted_by_its_share(data):
+    targets, predictions = data
+    (rows, width), found = targets.shape, compute_metrics("soft", targets, predictions)
+    expected = sk.log_loss(
+        np.tile(np.arange(width), rows),
+        predictions.astype(np.float32).repeat(width, axis=0),
+        sample_weight=targets.ravel(),
+        labels=range(width),
+    )
+    assert agrees(found["log_loss"], expected, 1e-5)
+
+
+@given(shares())
+def test_the_other_metrics_of_shares_are_scikit_learns(data):
+    targets, predictions = data
+    found = compute_metrics("soft", targets, predictions)
+    assert agrees(found["accuracy"], sk.accuracy_score(targets.argmax(axis=1), predictions.argmax(axis=1)))
+    assert agrees(found["mae"], sk.mean_absolute_error(targets, predictions))
+    assert agrees(found["rmse"], np.sqrt(sk.mean_squared_error(targets.ravel(), predictions.ravel())))
+
+
+def test_a_perfect_prediction_of_shares_has_their_entropy_for_a_log_loss():
+    halves = np.array([[0.5, 0.5], [0.5, 0.5]])
+    assert compute_metrics("soft", halves, halves)["log_loss"] == pytest.approx(math.log(2))
+
+
 @given(labellings())
 def test_accuracy_of_labels_is_the_share_of_rows_with_every_label_right(data):
     targets, predictions = data
@@ -294,7 +330,7 @@ def test_a_metric_of_any_finite_numbers_is_none_or_finite_and_nothing_warns(data
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_task_has_its_metrics_in_a_fixed_order_and_one_of_them_chooses(kind):
-    targets = np.array([[0.0], [1.0]]) if kind in {"regression", "multilabel"} else np.array([0, 1])
+    targets = np.array([[0.0], [1.0]]) if kind in {"regression", "multilabel", "soft"} else np.array([0, 1])
     predictions = np.array([[0.25], [0.5]]) if targets.ndim == 2 else np.array([[0.75, 0.25], [0.5, 0.5]])
     assert tuple(compute_metrics(kind, targets, predictions)) == metric_names(kind)
     assert default_metric(kind) in metric_names(kind)

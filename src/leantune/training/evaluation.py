@@ -32,7 +32,8 @@ class EvaluationSettings(Section):
     every: Literal["epoch"] | EverySteps | EveryFraction = "epoch"
     """`epoch`, `{steps: n}` or `{fraction: f}` of an epoch; the last step is always evaluated."""
     metric: Literal["auto"] | MetricName = "auto"
-    """The metric that chooses the best evaluation; auto is rmse for regression and log_loss for classes and labels."""
+    """The metric that chooses the best evaluation; auto is rmse for regression and log_loss for classes, labels and
+    shares."""
 
     def is_due(self, step: int, *, steps_per_epoch: int, total_steps: int) -> bool:
         """Tell whether an evaluation follows step `step`, counted from 1: the first one at or after each interval."""

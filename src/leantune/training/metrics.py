@@ -31,6 +31,7 @@ METRICS: dict[TaskKind, tuple[MetricName, ...]] = {
     "binary": (*_OF_ALL_CLASSES, "f1", *_OF_CLASSES_TOO),
     "multiclass": (*_OF_ALL_CLASSES, *_OF_CLASSES_TOO, "qwk"),
     "multilabel": (*_OF_ALL_CLASSES, *_OF_CLASSES_TOO),
+    "soft": ("log_loss", "accuracy", "mae", "rmse"),
 }
 """Task -> its metrics, in the order in which they are shown."""
 LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"mse", "rmse", "mae", "mcrmse", "log_loss"})

@@ -26,15 +26,18 @@ def compute_metrics(
     """Return every metric of the task; None where it is not defined (a correlation with a constant, one class only) or
     no finite number.
 
-    `targets`: [n, K] for regression and multilabel, [n] classes otherwise. `predictions`: [n, K] values, or
+    `targets`: [n, K] for regression, multilabel and soft, [n] classes otherwise. `predictions`: [n, K] values, or
     probabilities [n, classes]. The most probable class is predicted, and every label of a probability of 0.5 and more.
 
     Several targets or labels: each metric is the mean over the columns where it is defined, with these exceptions.
     `rmse` is the root of the mean of squares, and `mcrmse` the mean of the columns' roots. `qwk` is defined where all
     targets are whole numbers; values are rounded and cut to the range of the targets. `accuracy` of labels is the share
     of rows with every label right; `f1_micro` counts all labels together, and `f1_weighted` by how often each occurs.
+
+    Shares of classes (soft): `log_loss` is the mean cross-entropy against the shares, `accuracy` is of their most
+    probable class, and `mae` and `rmse` are of the differences of the shares.
     """
-    compute = {"regression": _regression, "multilabel": _multilabel}.get(kind, _classes)
+    compute = {"regression": _regression, "multilabel": _multilabel, "soft": _soft}.get(kind, _classes)
     with np.errstate(over="ignore", invalid="ignore"):  # squares of huge numbers: not finite, so None
         scores = compute(targets, predictions)
     return {name: _finite(scores[name]) for name in metric_names(kind)}
@@ -136,6 +139,16 @@ def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64]) 
     }
 
 
+def _soft(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> dict[str, float | None]:
+    shares = targets.astype(np.float64)
+    return {
+        "log_loss": float((shares * -_log(predictions)).sum(axis=1).mean()),
+        "accuracy": float(sk.accuracy_score(shares.argmax(axis=1), predictions.argmax(axis=1))),
+        "mae": float(sk.mean_absolute_error(shares, predictions)),
+        "rmse": float(sk.mean_squared_error(shares, predictions)) ** 0.5,
+    }
+
+
 def _divide(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return one / other; 0 where other is 0, as scikit-learn has it."""
     return np.divide(one, other, out=np.zeros_like(one), where=other != 0)
@@ -161,5 +174,10 @@ def _areas(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[float
 
 
 def _log_loss(probability_of_truth: NDArray[np.float64]) -> float:
-    """Mean of -log(probability); a probability of zero counts as float32's smallest step, as in scikit-learn."""
-    return float(-np.log(np.clip(probability_of_truth, np.finfo(np.float32).eps, 1.0)).mean())
+    return float(-_log(probability_of_truth).mean())
+
+
+def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return their logarithms; a probability of zero counts as float32's smallest step, as in scikit-learn."""
+    logarithms: NDArray[np.float64] = np.log(np.clip(probabilities, np.finfo(np.float32).eps, 1.0))
+    return logarithms

@@ -13,6 +13,7 @@ PROBLEM_TYPES = {
     "binary": "single_label_classification",
     "multiclass": "single_label_classification",
     "multilabel": "multi_label_classification",
+    "soft": "single_label_classification",
 }
 
 
@@ -22,7 +23,7 @@ class Task:
 
     kind: TaskKind
     labels: tuple[str, ...]
-    """One name an output: target columns for regression and multilabel, classes otherwise."""
+    """One name an output: target columns for regression, multilabel and soft, classes otherwise."""
 
     @property
     def outputs(self) -> int:
@@ -37,8 +38,8 @@ class Task:
     def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return one loss a row, [B] float32, from logits [B, outputs] of any precision.
 
-        Regression: squared error, averaged over the targets. Binary and multiclass: cross-entropy. Multilabel: binary
-        cross-entropy, averaged over the labels.
+        Regression: squared error, averaged over the targets. Binary and multiclass: cross-entropy; soft: the same
+        against shares [B, outputs]. Multilabel: binary cross-entropy, averaged over the labels.
         """
         logits = logits.float()
         if self.kind == "regression":
