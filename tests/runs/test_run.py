@@ -192,6 +192,41 @@ def test_shares_of_classes_are_trained_and_plain_transformers_repeats_them(bert:
     assert found.std(axis=0).min() > 1e-4
 
 
+def spread(targets: Any, predictions: Any) -> float:
+    """A metric of one's own."""
+    return float(predictions.std())
+
+
+@pytest.mark.parametrize("lower_is_better", [False, True])
+def test_a_function_chooses_the_best_evaluation(data: Path, bert: Path, tmp_path: Path, lower_is_better: bool) -> None:
+    options: dict[str, Any] = {"text": "text", "target": "score", "model": str(bert), "display": False}
+    settings = {"optimizer.epochs": 3, "optimizer.learning_rate": 1e-3, "precision": "fp32", "device": "cpu"}
+    metric = leantune.Metric(name="spread", function=spread, lower_is_better=True) if lower_is_better else spread
+    done = leantune.train(data, settings=settings, metric=metric, output=tmp_path / "run", **options)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    values = [event["metrics"]["spread"] for event in events if event["event"] == "evaluation"]
+    assert len(set(values)) == 3
+    assert done.metrics["metric"] == "spread"
+    for scores in (done.metrics["overall"], done.metrics["folds"]["0"]):
+        assert scores["best"]["spread"] == (min if lower_is_better else max)(values)
+        assert scores["last"]["spread"] == values[-1]
+    assert "  spread  " in repr(done)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["evaluation"]["metric"] == "spread"
+    # The settings repeat the run, where the function is given again.
+    config = tmp_path / "run" / "config.yaml"
+    again = leantune.train(config=config, metric=metric, output=tmp_path / "again", display=False)
+    assert again.metrics["overall"]["best"] == done.metrics["overall"]["best"]
+
+
+def test_a_metric_may_be_given_by_its_name_and_not_twice(data: Path, bert: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"text": "text", "target": "score", "model": str(bert), "display": False}
+    with pytest.raises(SettingsError, match=r"evaluation.metric: accuracy is not defined for regression"):
+        leantune.train(data, metric="accuracy", output=tmp_path / "run", **options)
+    with pytest.raises(SettingsError, match=r"evaluation.metric: found mae, and the argument metric is .* spread"):
+        leantune.train(data, metric=spread, settings={"evaluation.metric": "mae"}, output=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_pairs_several_targets_weights_and_groups_train(bert: Path, tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     texts = make_texts(40)

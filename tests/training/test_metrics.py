@@ -13,11 +13,14 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.special import expit, softmax
 
+from leantune.system.errors import SettingsError
 from leantune.tables.targets import TaskKind
 from leantune.training.metrics import (
     LOWER_IS_BETTER,
     METRICS,
+    Metric,
     MetricName,
+    as_metric,
     default_metric,
     is_better,
     metric_names,
@@ -360,6 +363,67 @@ def test_an_undefined_metric_beats_nothing_and_loses_to_any_number(metric):
     assert is_better(metric, 1.0, None)
     assert not is_better(metric, None, 1.0)
     assert not is_better(metric, None, None)
+
+
+def one(targets, predictions):
+    return 1
+
+
+def test_a_metric_of_ones_own_gets_targets_and_predictions_and_comes_last():
+    targets, predictions = np.array([[1.0], [2.0]]), np.array([[3.0], [5.0]])
+    bias = Metric(name="bias", function=lambda t, p: float((p - t).mean()), lower_is_better=True)
+    found = compute_metrics("regression", targets, predictions, bias)
+    assert tuple(found) == (*metric_names("regression"), "bias")
+    assert found["bias"] == 2.5
+
+
+def test_a_function_alone_is_named_after_itself_and_higher_is_better():
+    metric = as_metric(one)
+    assert metric.name == "one"
+    assert is_better(metric, 2.0, 1.0)
+    assert is_better(Metric(name="one", function=one, lower_is_better=True), 1.0, 2.0)
+    assert not is_better(metric, None, 1.0)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, np.float32("nan")])
+def test_a_metric_of_ones_own_may_be_undefined(value):
+    metric = Metric(name="odd", function=lambda *_: value)
+    assert compute_metrics("binary", np.array([0, 1]), np.full((2, 2), 0.5), metric)["odd"] is None
+
+
+@pytest.mark.parametrize("value", ["1", np.ones(2), [1.0]])
+def test_a_metric_of_ones_own_that_gives_no_number_is_refused(value):
+    with pytest.raises(SettingsError, match=r"^metric: odd returned .*, expected a number$"):
+        Metric(name="odd", function=lambda *_: value).score(np.zeros(1), np.zeros((1, 1)))
+
+
+def test_a_metric_of_ones_own_cannot_change_the_predictions():
+    def spoil(targets, predictions):
+        targets[:], predictions[:] = 0, 0
+        return 0.0
+
+    targets, predictions = np.ones((2, 1)), np.ones((2, 1))
+    as_metric(spoil).score(targets, predictions)
+    assert (targets == 1).all()
+    assert (predictions == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda *_: 0.0, "found the name '<lambda>', expected a word"),
+        (np.zeros(1), "expected a metric's name, a function or a leantune.Metric"),
+    ],
+)
+def test_a_metric_without_a_name_is_refused(metric, message):
+    with pytest.raises(SettingsError, match=f"^metric: .*{message}"):
+        as_metric(metric)
+
+
+@pytest.mark.parametrize("name", ["rmse", "auto", "step"])
+def test_a_metric_of_ones_own_has_a_name_of_its_own(name):
+    with pytest.raises(SettingsError, match=f"metric: {name} is a name of leantune's own"):
+        Metric(name=name, function=one)
 
 
 def test_the_perfect_prediction_has_the_best_value_of_every_metric():

@@ -220,8 +220,8 @@ def _write_results(
     fold, task, clock = keeper.fold, prepared.task, keeper.session.clock
     truth = prepared.rows.targets[fold.validation_rows]
     scores = {
-        "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best),
-        "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last),
+        "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best, fold.metric),
+        "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last, fold.metric),
     }
     clock.enter("checkpoint")
     keeper.folder.write_predictions(

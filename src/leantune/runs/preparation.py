@@ -26,7 +26,7 @@ from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
 from leantune.tokens.truncation import Sequences
 from leantune.training.events import Event, Note, Progress
 from leantune.training.loop import Batching
-from leantune.training.metrics import MetricName, default_metric, metric_names
+from leantune.training.metrics import Metric, MetricName, default_metric, metric_names, name_of
 from leantune.training.precision import Precision, supported_precisions
 from leantune.training.task import Task, make_task
 
@@ -64,7 +64,7 @@ class Prepared:
     tokenizer_fingerprint: str
     rows: Rows
     batching: Batching
-    metric: MetricName
+    metric: MetricName | Metric
     precision: Precision
     load: Callable[[], Encoder]
     """Loads the pretrained encoder anew, with the same head every time."""
@@ -75,11 +75,16 @@ class Prepared:
     notes: tuple[Note, ...]
 
 
-def prepare(config: Config, precision: Precision) -> Generator[Event, None, tuple[Prepared, Encoder]]:
-    """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder."""
+def prepare(
+    config: Config, precision: Precision, own_metric: Metric | None = None
+) -> Generator[Event, None, tuple[Prepared, Encoder]]:
+    """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder.
+
+    `own_metric` chooses the best evaluation, if there is one, whatever the settings say.
+    """
     table, targets, folds = fold_table(config.data, config.folds)
     task = make_task(targets)
-    metric = _resolve_metric(config, targets.kind)
+    metric = own_metric or _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
     fold_numbers = list(range(folds.count)) if config.fold == "all" else [config.fold]
     for number in fold_numbers:
@@ -132,7 +137,7 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
             "tokens": config.tokens.model_copy(update={"max_length": sequences.max_length}),
             "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout}),
             "precision": precision.name,
-            "evaluation": config.evaluation.model_copy(update={"metric": metric}),
+            "evaluation": config.evaluation.model_copy(update={"metric": name_of(metric)}),
             "device": str(precision.device),
         }
     )

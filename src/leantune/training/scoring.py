@@ -15,16 +15,19 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from leantune.tables.targets import TaskKind
-from leantune.training.metrics import metric_names
+from leantune.training.metrics import Metric, MetricName, metric_names
 
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 def compute_metrics(
-    kind: TaskKind, targets: NDArray[np.generic], predictions: NDArray[np.float64]
+    kind: TaskKind,
+    targets: NDArray[np.generic],
+    predictions: NDArray[np.float64],
+    metric: MetricName | Metric | None = None,
 ) -> dict[str, float | None]:
-    """Return every metric of the task; None where it is not defined (a correlation with a constant, one class only) or
-    no finite number.
+    """Return every metric of the task, and `metric` if it is the caller's own; None where it is not defined (a
+    correlation with a constant, one class only) or no finite number.
 
     `targets`: [n, K] for regression, multilabel and soft, [n] classes otherwise. `predictions`: [n, K] values, or
     probabilities [n, classes]. The most probable class is predicted, and every label of a probability of 0.5 and more.
@@ -40,7 +43,8 @@ def compute_metrics(
     compute = {"regression": _regression, "multilabel": _multilabel, "soft": _soft}.get(kind, _classes)
     with np.errstate(over="ignore", invalid="ignore"):  # squares of huge numbers: not finite, so None
         scores = compute(targets, predictions)
-    return {name: _finite(scores[name]) for name in metric_names(kind)}
+    own = {metric.name: metric.score(targets, predictions)} if isinstance(metric, Metric) else {}
+    return {name: _finite(score) for name, score in ({name: scores[name] for name in metric_names(kind)} | own).items()}
 
 
 def _finite(score: float | None) -> float | None:
