@@ -28,6 +28,7 @@ LABELS = {
     "binary": ("no", "yes"),
     "multiclass": ("bad", "fair", "good"),
     "multilabel": ("joy", "fear", "love"),
+    "soft": ("calm", "tense", "glad"),
 }
 
 
@@ -51,6 +52,8 @@ def random_targets(kind: TaskKind, count: int, seed: int = 0) -> Any:
         return draw.normal(loc=2.0, size=(count, 1))  # off zero: gradients that cancel out are all rounding
     if kind == "multilabel":
         return draw.integers(0, 2, size=(count, width)).astype(np.float64)
+    if kind == "soft":
+        return draw.dirichlet(np.ones(width), size=count)
     return np.arange(count) % width
 
 
@@ -78,14 +81,15 @@ def load_tiny(
 def write_table(
     path: Path, *, rows: int = 60, kind: TaskKind = "regression", texts: Iterable[str] | None = None
 ) -> Path:
-    """A CSV file with the columns name, text, other, and one target, or three for multilabel."""
+    """A CSV file with the columns name, text, other, and one target, or three for multilabel and soft."""
     texts = list(texts or make_texts(rows, most_words=20))
     values = random_targets(kind, len(texts))
     if kind in ("binary", "multiclass"):
         columns, cells = ["label"], [[LABELS[kind][value]] for value in values]
     else:
         columns = list(LABELS[kind])
-        cells = [[f"{value:.3f}" if kind == "regression" else f"{value:.0f}" for value in row] for row in values]
+        form = {"regression": ".3f", "multilabel": ".0f", "soft": ".5f"}[kind]
+        cells = [[f"{value:{form}}" for value in row] for row in values]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "text", "other", *columns])

@@ -6,3 +6,4 @@ from .runs.run import train as train
 from .system.errors import LeantuneError as LeantuneError
 from .tables.folds import Folds as Folds
 from .tables.folds import assign_folds as assign_folds
+from .training.metrics import Metric as Metric

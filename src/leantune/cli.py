@@ -89,7 +89,7 @@ def folds(
     count: Annotated[int, typer.Option(help="How many folds.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
     kind: Annotated[str, typer.Option(help="auto, sturges, stratified, group, random or multilabel.")] = "auto",
-    task: Annotated[str, typer.Option(help="auto, regression, binary, multiclass or multilabel.")] = "auto",
+    task: Annotated[str, typer.Option(help="auto, regression, binary, multiclass, multilabel or soft.")] = "auto",
     id_column: Id = None,
     group: Group = None,
 ) -> None:

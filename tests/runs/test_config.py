@@ -14,7 +14,7 @@ from leantune.runs.config import Config, dump_config, load_config, parse_config,
 from leantune.runs.record import RunFolder
 from leantune.system.errors import SettingsError
 from leantune.system.settings import Section
-from leantune.training.metrics import CLASS_METRICS, REGRESSION_METRICS
+from leantune.training.metrics import MetricName
 from leantune.training.optim import OptimizerSettings
 
 MINIMAL = {"data.path": "a.csv", "data.text": "text", "data.target": "target", "model.name": "demo"}
@@ -227,7 +227,7 @@ data = st.builds(
         id=words,
         group=words,
         weight=words,
-        task=st.sampled_from(["auto", "regression", "binary", "multiclass", "multilabel"]),
+        task=st.sampled_from(["auto", "regression", "binary", "multiclass", "multilabel", "soft"]),
         encoding=st.sampled_from(["utf-8", "cp932"]),
         delimiter=st.sampled_from([";", "|", "\t", "'", " "]),
         limit=counts,
@@ -262,7 +262,7 @@ evaluation = some(
     every=st.just("epoch")
     | counts.map(lambda n: {"steps": n})
     | floats(0, 1, exclude_min=True).map(lambda f: {"fraction": f}),
-    metric=st.sampled_from(["auto", *REGRESSION_METRICS, *CLASS_METRICS]),
+    metric=st.sampled_from(["auto", *get_args(MetricName)]),
 )
 model = st.builds(lambda name, more: {"name": name} | more, words, some(revision=words))
 run = some(

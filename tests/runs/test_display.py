@@ -322,6 +322,13 @@ def test_the_summary_puts_best_beside_last():
     ]
 
 
+@pytest.mark.parametrize(("chosen", "shown_too"), [("log_loss", []), ("f1_weighted", ["f1_weighted"])])
+def test_the_summary_shows_the_usual_metrics_and_the_one_that_chose_the_best_evaluation(chosen, shown_too):
+    scores = CLASSES | {"f1_micro": 0.5, "f1_weighted": 0.5, "average_precision": 0.5}
+    metrics = {"metric": chosen, "overall": {"best": scores, "last": scores} | COSTS}
+    assert [head for head, _ in summary(metrics)] == ["", *CLASSES, *shown_too, "time", "speed", "memory"]
+
+
 def test_the_summary_tells_what_the_run_cost():
     assert summary({"overall": {"best": {}, "last": {}} | COSTS})[1:] == [
         ("time", "12 min 05 s: training 10 min 05 s, start-up 12.3 s, evaluation 1 min 05 s, saving 0.5 s"),

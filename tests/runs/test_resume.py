@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+import leantune
 from interruptions import RowTrace, cut_off, differing, events_of, outcome, run_with_copies
 from leantune.comparison.results import read_run
-from leantune.runs.run import run
+from leantune.runs.config import dump_config
+from leantune.runs.run import load_run_config, run
 from leantune.system.errors import RunFolderError, TableError, TrainingError
+from leantune.system.settings import flatten
 from leantune.training.checkpoint import read_newest
 from leantune.training.events import Evaluation, Note
+from leantune.training.metrics import as_metric
 from small_runs import run_all, tiny_config, write_table
 
 MODES = list(itertools.product(("random", "uniform_length"), ("fixed", "dynamic", "packed"), (1, 3)))
@@ -442,3 +446,30 @@ def test_a_run_that_stops_at_a_number_that_is_not_finite_keeps_the_last_good_che
     assert saved.state["step"] == step_of[row] - 1
     assert [event["step"] for event in events_of(tmp_path / f"run{row}", "step")] == list(range(1, step_of[row]))
     assert all(event["loss"] is not None for event in events_of(tmp_path / f"run{row}", "step"))
+
+
+def spread(targets: Any, predictions: Any) -> float:
+    return float(predictions.std())
+
+
+def other(targets: Any, predictions: Any) -> float:
+    return 0.0
+
+
+def test_a_run_whose_metric_is_a_function_goes_on_only_with_it(data: Path, bert: Path, tmp_path: Path) -> None:
+    metric, settings = as_metric(spread), flatten(dump_config(every_step(data, bert)))
+    config = load_run_config(None, settings, resumed=None, metric=metric)
+    whole = list(run(config, tmp_path / "whole", metric=metric))
+    cut_off(config, tmp_path / "run", 4, metric=metric)
+
+    with pytest.raises(RunFolderError, match=r"config.yaml: the run's evaluation.metric is spread, a function"):
+        leantune.train(output=tmp_path / "run", resume=True, display=False)
+    with pytest.raises(RunFolderError, match=r"evaluation.metric: spread in the run, other now"):
+        leantune.train(output=tmp_path / "run", resume=True, display=False, metric=other)
+    done = leantune.train(output=tmp_path / "run", resume=True, display=False, metric=spread)
+    assert done.metrics["overall"]["best"] == whole[-1].metrics["overall"]["best"]
+
+    # Finished, it is only told: nothing is evaluated again.
+    assert leantune.train(output=tmp_path / "run", resume=True, display=False).metrics == done.metrics
+    with pytest.raises(RunFolderError, match=r"evaluation.metric: spread in the run, other now"):
+        leantune.train(output=tmp_path / "run", resume=True, display=False, metric=other)

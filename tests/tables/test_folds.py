@@ -42,6 +42,12 @@ def labels(values) -> Targets:
     return Targets(kind="multilabel", columns=names, classes=names, values=values, reason="")
 
 
+def shares(values) -> Targets:
+    values = np.array(values, dtype=np.float64)
+    names = tuple(f"class {i}" for i in range(values.shape[1]))
+    return Targets(kind="soft", columns=names, classes=names, values=values, reason="")
+
+
 def article_bins(targets: pd.Series) -> pd.Series:
     bins = int(np.floor(1 + np.log2(len(targets))))
     return pd.cut(targets, bins=bins, labels=False)
@@ -318,6 +324,7 @@ TASKS = {
     "binary": classes(np.arange(60) % 2),
     "multiclass": classes(np.arange(60) % 3),
     "multilabel": labels(np.eye(6)[np.arange(60) % 6]),
+    "soft": shares(np.full((60, 3), 0.2) + 0.4 * np.eye(3)[np.arange(60) % 3]),
 }
 GROUPS = np.array([f"group {row // 3}" for row in range(60)])
 
@@ -329,6 +336,15 @@ def test_a_seed_gives_the_same_folds_again_and_another_seed_gives_others(task, k
     assert found[0] == found[1] != found[2]
 
 
+def test_folds_of_shares_are_those_of_the_most_probable_classes():
+    draw = np.random.default_rng(0)
+    values = draw.dirichlet(np.ones(4), size=90)
+    settings = FoldSettings(count=4, seed=5)
+    found = make_folds(shares(values), None, settings)
+    assert found.of_row.tolist() == make_folds(classes(values.argmax(axis=1), 4), None, settings).of_row.tolist()
+    assert make_folds(shares([[0.75, 0.25]] * 9 + [[0.25, 0.75]]), None, settings).notes == ()
+
+
 @pytest.mark.parametrize(
     ("task", "groups", "kind"),
     [
@@ -336,6 +352,7 @@ def test_a_seed_gives_the_same_folds_again_and_another_seed_gives_others(task, k
         ("binary", None, "stratified"),
         ("multiclass", None, "stratified"),
         ("multilabel", None, "multilabel"),
+        ("soft", None, "stratified"),
         *((task, GROUPS, "group") for task in TASKS),
     ],
 )
@@ -354,6 +371,7 @@ def test_auto_is_the_kind_that_fits(task, groups, kind):
         ("multiclass", "multilabel", "stratified or random"),
         ("multilabel", "stratified", "multilabel or random"),
         ("multilabel", "sturges", "multilabel or random"),
+        ("soft", "multilabel", "stratified or random"),
     ],
 )
 def test_a_kind_that_does_not_fit_the_task_is_refused(task, kind, fitting):

@@ -284,6 +284,58 @@ def test_classes_stand_in_one_column(task):
         parse_targets(table_of(a=["0", "1"], b=["0", "1"]), task)
 
 
+def test_shares_are_divided_by_their_sum_and_named_by_their_columns():
+    targets = parse_targets(table_of(a=["0.333", "1", "0"], b=["0.333", "0", "1e-4"], c=["0.333", "0", "1"]), "soft")
+
+    assert targets.kind == "soft"
+    assert targets.classes == targets.columns == ("a", "b", "c")
+    np.testing.assert_allclose(targets.values.sum(axis=1), 1, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(targets.values, [[1 / 3] * 3, [1, 0, 0], [0, 1e-4 / 1.0001, 1 / 1.0001]])
+    assert targets.describe(np.array([0, 1])) == "mean a 0.667, b 0.167, c 0.167"
+
+
+@pytest.mark.parametrize("share", ["0.499", "0.501"])
+def test_shares_that_add_up_to_1_within_a_thousandth_are_taken(share):
+    assert parse_targets(table_of(a=["0.5", "1"], b=[share, "0"]), "soft").kind == "soft"
+
+
+def test_shares_are_never_inferred():
+    assert parse_targets(table_of(a=["0.5", "0.25"], b=["0.5", "0.75"]), "auto").kind == "regression"
+    assert parse_targets(table_of(a=["0", "1"], b=["1", "0"]), "auto").kind == "multilabel"
+
+
+@pytest.mark.parametrize(("share", "total"), [("0.4", "0.9"), ("0.502", "1.002"), ("0.498", "0.998"), ("5e8", "5e+08")])
+def test_a_row_whose_shares_do_not_add_up_to_1_is_named(share, total):
+    message = problem("soft", a=["1", "0.5", "0"], b=["0", share, "0"])
+
+    assert message.startswith("rows.csv, row 2, columns 'a', 'b': found shares that add up to ")
+    assert f"add up to {total} ('0.5', '{share}'), expected 1 " in message
+
+
+def test_shares_whose_sum_is_no_number_are_named():
+    assert "add up to inf ('1e308', '1e308'), expected 1 " in problem("soft", a=["1e308"], b=["1e308"])
+
+
+def test_a_negative_share_is_named():
+    message = problem("soft", a=["1", "1.5"], b=["0", "-0.5"])
+
+    assert "rows.csv, row 2, column 'b': found '-0.5', expected a share of 0 or more" in message
+
+
+def test_a_share_that_is_no_number_is_named():
+    assert "row 1, column 'b': found 'half', expected a number" in problem("soft", a=["0.5", "1"], b=["half", "0"])
+
+
+def test_shares_that_are_the_same_in_every_row_are_refused_and_a_class_without_any_is_not():
+    assert "column 'a': found '0.25' in every row" in problem("soft", a=["0.25"] * 2, b=["0.75"] * 2)
+    assert parse_targets(table_of(a=["0", "0"], b=["0.5", "1"], c=["0.5", "0"]), "soft").kind == "soft"
+
+
+def test_shares_need_two_columns():
+    with pytest.raises(SettingsError, match=r"data\.task is soft, and data\.target names one column \('y'\)"):
+        parse(["1", "1"], "soft")
+
+
 def test_a_table_without_targets_is_a_mistake_in_the_settings():
     with pytest.raises(SettingsError, match=r"data\.target"):
         parse_targets(table_of(), "auto")

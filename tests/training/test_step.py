@@ -20,7 +20,7 @@ from tiny_encoders import make_texts
 
 TEXTS = make_texts(45)  # a whole step of 32 rows, and an incomplete one of 13
 CUTS = [RowsPerMicroBatch(rows=n) for n in (32, 16, 8, 5)] + [TokensPerMicroBatch(tokens=n) for n in (40, 200, 900)]
-KINDS = ("regression", "binary", "multiclass", "multilabel")
+KINDS = ("regression", "binary", "multiclass", "multilabel", "soft")
 
 
 def reference_gradient(encoder: Encoder, rows: Rows, numbers: Any, kind: str) -> torch.Tensor:
@@ -36,6 +36,8 @@ def reference_gradient(encoder: Encoder, rows: Rows, numbers: Any, kind: str) ->
         losses = F.mse_loss(logits, batch.targets, reduction="none").mean(dim=1)
     elif kind == "multilabel":
         losses = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none").mean(dim=1)
+    elif kind == "soft":
+        losses = -(batch.targets * logits.log_softmax(dim=1)).sum(dim=1)
     else:
         losses = F.cross_entropy(logits, batch.targets, reduction="none")
     encoder.model.zero_grad()

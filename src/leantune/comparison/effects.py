@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leantune.comparison.paired import Estimate, holm, paired_estimate, ratio_estimate
 from leantune.comparison.results import RunResult, seconds_to_reach, value_at
-from leantune.training.metrics import CLASS_METRICS, LOWER_IS_BETTER, REGRESSION_METRICS
+from leantune.training.metrics import LOWER_IS_BETTER, MetricName
 
 Verdict = Literal["better", "worse", "inconclusive"]
 MemoryOf = Literal["device", "process"]
@@ -54,8 +54,8 @@ class Effect:
 
 def make_measures(metric: str) -> tuple[Measure, ...]:
     """Return everything that is compared, in the order of a report; raises ValueError for an unknown metric."""
-    if metric not in REGRESSION_METRICS + CLASS_METRICS:
-        raise ValueError(f"found {metric!r}, expected one of {', '.join(REGRESSION_METRICS + CLASS_METRICS)}")
+    if metric not in get_args(MetricName):
+        raise ValueError(f"found {metric!r}, expected one of {', '.join(get_args(MetricName))}")
     lower = metric in LOWER_IS_BETTER
     table: tuple[tuple[str, str, str, Literal["difference", "ratio"], bool], ...] = (
         ("quality_best", f"best {metric}", "", "difference", lower),

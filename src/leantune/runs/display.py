@@ -21,6 +21,8 @@ SECONDS_BETWEEN_LINES = 10.0
 HEAD_WIDTH = 10
 SCORES = ("rmse", "mae", "r2", "pearson", "accuracy", "f1_macro", "log_loss", "roc_auc")
 """Metrics that are shown at an evaluation, as many as one line of 80 columns holds; the first defined one leads."""
+SUMMARY = frozenset({*SCORES, "mse", "spearman", "mcc"})
+"""Metrics that are shown at the end, beside the one that chose the best evaluation; `metrics.json` has them all."""
 
 
 class Display:
@@ -141,6 +143,8 @@ def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     overall = metrics["overall"]
     lines = [("", f"{'best':>10}  {'last':>10}")]
     for name, best in overall["best"].items():
+        if name not in SUMMARY and name != metrics.get("metric"):
+            continue
         lines.append((name, f"{_score(best):>10}  {_score(overall['last'][name]):>10}"))
     phases = (("training", "train"), ("start-up", "startup"), ("evaluation", "evaluation"), ("saving", "checkpoint"))
     parts = ", ".join(f"{word} {duration(overall[f'{phase}_seconds'])}" for word, phase in phases)

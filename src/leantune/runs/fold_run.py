@@ -236,8 +236,8 @@ def _write_results(
     if best is not None and last is not None:
         truth = prepared.rows.targets[fold.validation_rows]
         scores = {
-            "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best),
-            "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last),
+            "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best, fold.metric),
+            "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last, fold.metric),
         }
         keeper.folder.write_predictions(
             fold.number,

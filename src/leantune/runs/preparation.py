@@ -27,7 +27,7 @@ from leantune.tokens.truncation import Sequences
 from leantune.training.defaults import default_epochs, default_learning_rate, layer_parameters
 from leantune.training.events import Event, Note, Progress
 from leantune.training.loop import Batching
-from leantune.training.metrics import MetricName, default_metric, metric_names
+from leantune.training.metrics import Metric, MetricName, default_metric, metric_names, name_of
 from leantune.training.optim import ResolvedOptimizer
 from leantune.training.precision import Precision, supported_precisions
 from leantune.training.task import Task, make_task
@@ -66,7 +66,7 @@ class Prepared:
     tokenizer_fingerprint: str
     rows: Rows
     batching: Batching
-    metric: MetricName
+    metric: MetricName | Metric
     precision: Precision
     optimizer: ResolvedOptimizer
     load: Callable[[], Encoder]
@@ -78,11 +78,16 @@ class Prepared:
     notes: tuple[Note, ...]
 
 
-def prepare(config: Config, precision: Precision) -> Generator[Event, None, tuple[Prepared, Encoder]]:
-    """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder."""
+def prepare(
+    config: Config, precision: Precision, own_metric: Metric | None = None
+) -> Generator[Event, None, tuple[Prepared, Encoder]]:
+    """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder.
+
+    `own_metric` chooses the best evaluation, if there is one, whatever the settings say.
+    """
     table, targets, folds = fold_table(config.data, None if config.fold == "none" else config.folds)
     task = make_task(targets, config.loss)
-    metric = _resolve_metric(config, targets.kind)
+    metric = own_metric or _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
     fold_numbers: list[FoldNumber] = list(range(folds.count)) if config.fold == "all" else [config.fold]
     for number in fold_numbers:
@@ -145,7 +150,7 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
             ),
             "precision": precision.name,
             "optimizer": optimizer,
-            "evaluation": config.evaluation.model_copy(update={"metric": metric}),
+            "evaluation": config.evaluation.model_copy(update={"metric": name_of(metric)}),
             "device": str(precision.device),
         }
     )

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leantune.encoder.model import Encoder
-from leantune.runs.config import Config, load_config
+from leantune.runs.config import Config, load_config, read_yaml
 from leantune.runs.display import Display
 from leantune.runs.fold_run import FoldResult, read_result, run_fold
 from leantune.runs.preparation import Prepared, prepare
@@ -26,28 +26,38 @@ from leantune.system.device import (
     resolve_device,
     synchronize,
 )
-from leantune.system.errors import DeviceError
+from leantune.system.errors import DeviceError, RunFolderError, SettingsError
 from leantune.system.stopping import deferred
 from leantune.tables.folds import FoldNumber, fold_number
 from leantune.training.clock import PhaseClock, forget_process_peak
 from leantune.training.events import Event, Note, Resume, RunEnd
+from leantune.training.metrics import Metric, MetricFunction, MetricName, as_metric, name_of
 from leantune.training.precision import make_precision
 from leantune.training.scoring import compute_metrics
 
 
 def run(
-    config: Config, output: Path, *, started_at: float | None = None, resume: bool = False, force: bool = False
+    config: Config,
+    output: Path,
+    *,
+    metric: Metric | None = None,
+    started_at: float | None = None,
+    resume: bool = False,
+    force: bool = False,
 ) -> Iterator[Event]:
     """Do one run, write its folder, and yield what happens; the last event is a `RunEnd`.
 
-    `started_at` is the Unix time at which the measured span began, such as the process's creation; None is now. With
-    `resume` an unfinished run in the folder goes on, a finished one is only told, and where there is none one begins;
-    `force` goes on although settings or data have changed. Raises `InputError` for what the user must change, before
-    anything is written, `TrainingError` where training cannot go on, and `SavingError` where a file cannot be written.
+    `metric` is a metric of the caller's own, named by the settings. `started_at` is the Unix time at which the measured
+    span began, such as the process's creation; None is now. With `resume` an unfinished run in the folder goes on, a
+    finished one is only told, and where there is none one begins; `force` goes on although settings or data have
+    changed. Raises `InputError` for what the user must change, before anything is written, `TrainingError` where
+    training cannot go on, and `SavingError` where a file cannot be written.
     """
     try:
         with deterministic(config.deterministic):
-            yield from _run(config, output.expanduser(), started_at=started_at, resume=resume, force=force)
+            yield from _run(
+                config, output.expanduser(), metric=metric, started_at=started_at, resume=resume, force=force
+            )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -57,7 +67,9 @@ def run(
         ) from error
 
 
-def _run(config: Config, output: Path, *, started_at: float | None, resume: bool, force: bool) -> Iterator[Event]:
+def _run(
+    config: Config, output: Path, *, metric: Metric | None, started_at: float | None, resume: bool, force: bool
+) -> Iterator[Event]:
     if resume:
         refuse_foreign(output)
         if (finished := finished_metrics(output, config)) is not None:
@@ -69,7 +81,7 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
     device = resolve_device(config.device)
     clock = PhaseClock(started_at, partial(synchronize, device))
     precision = make_precision(config.precision, device)
-    prepared, first = yield from prepare(config, precision)
+    prepared, first = yield from prepare(config, precision, metric)
     with precision.compute():  # a TF32 run is held against TF32 products
         rate, rate_of = matrix_rate(device, precision.matrix_dtype)
     forget_peak(device)  # of those products, and of what ran before in this process
@@ -124,7 +136,7 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
             clock.enter("checkpoint")
             metrics = {
                 "task": prepared.task.kind,
-                "metric": prepared.metric,
+                "metric": name_of(prepared.metric),
                 "folds": {str(number): result.metrics for number, result in results.items()},
                 "overall": _overall(prepared, results, clock, rate)
                 | {f"peak_{of}_bytes": peak for of, peak in session.peaks_until_now().items()}
@@ -177,7 +189,7 @@ def _pooled(
         return None
     rows = np.concatenate([prepared.folds.validation_rows(number) for number, _ in there])
     values = np.concatenate([values for _, values in there])
-    return compute_metrics(prepared.task.kind, prepared.rows.targets[rows], values)
+    return compute_metrics(prepared.task.kind, prepared.rows.targets[rows], values, prepared.metric)
 
 
 def train(
@@ -190,6 +202,7 @@ def train(
     fold: FoldNumber | str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    metric: str | MetricFunction | Metric | None = None,
     resume: bool = False,
     force: bool = False,
     display: bool = True,
@@ -198,19 +211,28 @@ def train(
 
     `data`, `text`, `target`, `model` and `fold` are the settings `data.path`, `data.text`, `data.target`, `model.name`
     and `fold`; `settings` holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML
-    file that all of these override. Writes the run folder `output` and, with `display`, shows progress. With `resume`
-    an interrupted run in that folder goes on, and one that is finished is returned as it is; `data` and `config` may
-    then be left out, which takes the run's own settings. `force` goes on although data or settings have changed. Raises
+    file that all of these override. `metric` chooses the best evaluation: the setting `evaluation.metric`, or a
+    function of targets and predictions (see `leantune.Metric`) that returns a number, higher being better; give
+    `leantune.Metric(name=..., function=..., lower_is_better=True)` where lower is better. Writes the run folder
+    `output` and, with `display`, shows progress. With `resume` an interrupted run in that folder goes on, and one that
+    is finished is returned as it is; `data` and `config` may then be left out, which takes the run's own settings, but
+    a metric that is a function must be given again. `force` goes on although data or settings have changed. Raises
     `InputError` for what the caller must change, `TrainingError` where training cannot go on, and `SavingError` where a
     file cannot be written.
     """
     flags = {"data.path": data, "data.text": text, "data.target": target, "model.name": model, "fold": fold}
+    if isinstance(metric, str):
+        flags["evaluation.metric"] = metric
+    own = None if metric is None or isinstance(metric, str) else as_metric(metric)
     given = {name: value for name, value in flags.items() if value is not None}
     folder = Path(output).expanduser()
     loaded = load_run_config(
-        None if config is None else Path(config), given | dict(settings or {}), resumed=folder if resume else None
+        None if config is None else Path(config),
+        given | dict(settings or {}),
+        metric=own,
+        resumed=folder if resume else None,
     )
-    events = run(loaded, folder, resume=resume, force=force)
+    events = run(loaded, folder, metric=own, resume=resume, force=force)
     metrics: dict[str, Any] = {}
     for event in Display.over(events) if display else events:
         if isinstance(event, RunEnd):
@@ -219,13 +241,48 @@ def train(
 
 
 def load_run_config(
-    path: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = (), *, resumed: Path | None
+    path: Path | None,
+    flags: Mapping[str, Any],
+    assignments: Iterable[str] = (),
+    *,
+    resumed: Path | None,
+    metric: Metric | None = None,
 ) -> Config:
     """Return settings as `load_config` does; where neither data nor a file is given, a resumed run's own are changed.
 
-    `resumed` is the folder of a run that goes on, if it is there.
+    `resumed` is the folder of a run that goes on, if it is there. `metric`, the caller's own, is named by what is
+    returned. Raises `RunFolderError` where the run that goes on has such a metric and none is given, and
+    `SettingsError` where the settings name another metric.
     """
     if resumed is not None and path is None and "data.path" not in flags:
         own = resumed.expanduser() / "config.yaml"
         path = own if own.is_file() else None
-    return load_config(path, flags, assignments)
+        if path is not None and metric is None and (name := _function_of(path)) and "evaluation.metric" not in flags:
+            if not (path.parent / "metrics.json").is_file():
+                raise RunFolderError(
+                    f"{path}: the run's evaluation.metric is {name}, a function of the program that began it, which no "
+                    f"file can hold; go on from Python with leantune.train(..., metric={name}, resume=True)"
+                )
+            flags = {"evaluation.metric": "auto"} | dict(flags)  # finished: nothing is evaluated again
+        if path is not None and metric is not None:
+            flags = {"evaluation.metric": "auto"} | dict(flags)  # whether the run's is the same is told later
+    elif path is not None and metric is not None and _function_of(path) == metric.name:
+        flags = {"evaluation.metric": "auto"} | dict(flags)
+    loaded = load_config(path, flags, assignments)
+    if metric is None:
+        return loaded
+    if loaded.evaluation.metric != "auto":
+        raise SettingsError(
+            f"evaluation.metric: found {loaded.evaluation.metric}, and the argument metric is the function "
+            f"{metric.name}, expected one of the two; remove the other"
+        )
+    # A copy is not checked: no file may name a function that only a program has.
+    named = loaded.evaluation.model_copy(update={"metric": metric.name})
+    return loaded.model_copy(update={"evaluation": named})
+
+
+def _function_of(path: Path) -> str | None:
+    """Return the metric that a file of settings names, if it is none of leantune's."""
+    evaluation = read_yaml(path).get("evaluation")
+    name = evaluation.get("metric") if isinstance(evaluation, dict) else None
+    return name if isinstance(name, str) and name not in (*get_args(MetricName), "auto") else None

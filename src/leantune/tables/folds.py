@@ -32,6 +32,7 @@ _KINDS_THAT_FIT: dict[TaskKind, tuple[FoldKind, ...]] = {
     "binary": ("stratified", "random"),
     "multiclass": ("stratified", "random"),
     "multilabel": ("multilabel", "random"),
+    "soft": ("stratified", "random"),
 }
 """Task -> kinds of folds for a table without groups; the first is what `auto` takes."""
 
@@ -52,7 +53,8 @@ class FoldSettings(Section):
 
     kind: Literal["auto", "sturges", "stratified", "group", "random", "multilabel"] = "auto"
     """How rows are spread. `auto` keeps groups together where there are groups, and otherwise gives every fold its
-    share of the target: of its range (`sturges`), its classes (`stratified`) or its labels (`multilabel`)."""
+    share of the target: of its range (`sturges`), its classes (`stratified`; of shares, the most
+    probable ones) or its labels (`multilabel`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +136,7 @@ def make_folds(targets: Targets, groups: ArrayLike | None, settings: FoldSetting
 
     - `sturges`: numeric targets. The table is shuffled, the target (the first, of several) is cut into
       floor(1 + log2 N) bins of equal width, and every fold gets its share of each bin.
-    - `stratified`: the same with classes for bins.
+    - `stratified`: the same with classes for bins; where classes have shares, with each row's most probable class.
     - `group`: rows of one group stay together; the bins or classes are spread as evenly as that allows. Takes about
       0.2 ms a group.
     - `multilabel`: every fold gets its share of each label.
@@ -214,6 +216,10 @@ def _strata(targets: Targets, count: int) -> tuple[IntArray, list[str]]:
         strata = _sturges_bins(targets.values[:, 0].astype(np.float64, copy=False))
         sizes = np.bincount(strata)
         notes = _note_rare_bins(sizes, count)
+    elif targets.kind == "soft":
+        strata = targets.values.argmax(axis=1)
+        sizes = np.bincount(strata)
+        notes = []  # a class that is seldom the most probable one has its shares in every fold
     else:
         strata = targets.values.astype(np.int64, copy=False)
         sizes = np.bincount(strata, minlength=len(targets.classes))

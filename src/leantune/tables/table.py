@@ -33,7 +33,7 @@ class DataSettings(Section):
     """Column of the texts, or two columns for pairs of texts."""
 
     target: _Columns = ()
-    """Column to predict; several for several numbers, or for labels of 0 and 1."""
+    """Column to predict; several for several numbers, for labels of 0 and 1, or for shares of classes."""
 
     id: str | None = None
     """Column that names each row, no two alike; null numbers the rows from 0."""
@@ -47,8 +47,9 @@ class DataSettings(Section):
     fold: str | None = None
     """Column of the fold in which each row validates (a whole number from 0), or null to make folds."""
 
-    task: Literal["auto", "regression", "binary", "multiclass", "multilabel"] = "auto"
-    """What the target is; auto decides by its values and says why."""
+    task: Literal["auto", "regression", "binary", "multiclass", "multilabel", "soft"] = "auto"
+    """What the target is; auto decides by its values and says why. `soft`, which auto never takes: the targets are the
+    shares of classes, 0 or more, which add up to 1 in each row."""
 
     encoding: str = "utf-8"
     """Text encoding of CSV, TSV and JSON lines, by Python's names (cp932, latin-1, utf-16)."""

@@ -16,9 +16,10 @@ from leantune.system.errors import SettingsError, TableError
 from leantune.tables.readers import listed, refuse_cells, shown
 from leantune.tables.table import Table, numbers_or_nan, parse_numbers
 
-TaskKind = Literal["regression", "binary", "multiclass", "multilabel"]
+TaskKind = Literal["regression", "binary", "multiclass", "multilabel", "soft"]
 
 _MOST_WHOLE_NUMBER_CLASSES = 20
+_SHARES_TOLERANCE = 1e-3
 _MOSTLY_NUMBERS = 0.9  # share of numbers from which a cell that is none is a mistake, not a class name
 _MISSING_MARKS = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "?"})
 
@@ -32,9 +33,10 @@ class Targets:
     """The K target columns."""
     classes: tuple[str, ...]
     """Names of the classes as written: the labels (sorted as numbers if all are whole numbers, else as text), for
-    multilabel the columns, and none for regression."""
+    multilabel and soft the columns, and none for regression."""
     values: npt.NDArray[np.float64] | npt.NDArray[np.int64]
-    """float64 [N, K] for regression and multilabel (0 or 1), int64 [N] index into `classes` otherwise."""
+    """float64 [N, K] for regression, multilabel (0 or 1) and soft (shares that add up to 1 in each row), int64 [N]
+    index into `classes` otherwise."""
     reason: str
     """One sentence for the user: how the kind was chosen."""
 
@@ -65,7 +67,8 @@ def column_of(values: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> pa.Arr
 def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:
     """Infer what the targets are, or check that they are what the user set.
 
-    With `auto`, several columns are labels if every cell is 0 or 1, else numbers. One column is
+    With `auto`, several columns are labels if every cell is 0 or 1, else numbers; that they are shares of classes
+    (soft) is for the user to say. One column is
 
     - binary for the numbers 0 and 1,
     - binary or multiclass for at most 20 different whole numbers, none written with a decimal point,
@@ -82,7 +85,12 @@ def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:
     if len(columns) > 1 and task in {"binary", "multiclass"}:
         raise SettingsError(
             f"data.task is {task}, and data.target names {len(columns)} columns ({listed(columns)}); name one column, "
-            "or set data.task to multilabel or regression"
+            "or set data.task to multilabel, soft or regression"
+        )
+    if len(columns) == 1 and task == "soft":
+        raise SettingsError(
+            f"data.task is soft, and data.target names one column ({listed(columns)}), expected one column of shares a "
+            "class, at least two; name the others, or set data.task to regression"
         )
     if task == "auto":
         kind, reason = _infer_columns(table) if len(columns) > 1 else _infer_column(table, columns[0])
@@ -154,12 +162,36 @@ def _parse_matrix(table: Table, columns: tuple[str, ...], kind: TaskKind, reason
         for name, numbers in zip(columns, values.T, strict=True):
             outside = (numbers != 0) & (numbers != 1)
             refuse_cells(table.path, name, table.targets[name], outside, expected="0 or 1, as data.task is multilabel")
+    if kind == "soft":
+        values = _normalise_shares(table, columns, values)
     constant = [name for name, numbers in zip(columns, values.T, strict=True) if numbers.min() == numbers.max()]
-    # A label that no row has is usual in a part of a table, and does no harm beside others.
+    # A label or a class that no row has is usual in a part of a table, and does no harm beside others.
     if constant and (kind == "regression" or len(constant) == len(columns)):
         raise _one_value(table, constant[0])
-    classes = columns if kind == "multilabel" else ()
+    classes = () if kind == "regression" else columns
     return Targets(kind=kind, columns=columns, classes=classes, values=values, reason=reason)
+
+
+def _normalise_shares(
+    table: Table, columns: tuple[str, ...], values: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the shares [N, K] divided by their sum in each row, which may differ from 1 by what rounding leaves."""
+    for name, numbers in zip(columns, values.T, strict=True):
+        expected = "a share of 0 or more, as data.task is soft"
+        refuse_cells(table.path, name, table.targets[name], numbers < 0, expected=expected)
+    with np.errstate(over="ignore"):  # not 1 either
+        sums = values.sum(axis=1)
+    wrong = np.abs(sums - 1) > _SHARES_TOLERANCE + 1e-12  # 0.999 is within it, and 1 - 0.999 is more than 0.001
+    if wrong.any():
+        row = int(wrong.argmax())
+        cells = listed([table.targets[name][row].as_py() for name in columns], 6)
+        raise TableError(
+            f"{table.path}, row {row + 1}, columns {listed(columns, 6)}: found shares that add up to {sums[row]:.6g} "
+            f"({cells}), expected 1 (within {_SHARES_TOLERANCE:g}), as data.task is soft; correct the cells or remove "
+            "the row"
+        )
+    shares: npt.NDArray[np.float64] = values / sums[:, np.newaxis]
+    return shares
 
 
 def _parse_classes(table: Table, column: str, kind: TaskKind, reason: str) -> Targets:

@@ -32,7 +32,8 @@ class EvaluationSettings(Section):
     every: Literal["epoch"] | EverySteps | EveryFraction = "epoch"
     """`epoch`, `{steps: n}` or `{fraction: f}` of an epoch; the last step is always evaluated."""
     metric: Literal["auto"] | MetricName = "auto"
-    """The metric that chooses the best evaluation; auto is rmse for regression and log_loss for classes and labels."""
+    """The metric that chooses the best evaluation; auto is rmse for regression and log_loss for classes, labels and
+    shares."""
 
     patience: int | None = Field(default=None, ge=1)
     """End the training after so many evaluations in a row without a better one; null trains to the end."""

@@ -19,7 +19,7 @@ from leantune.training.clock import PhaseClock
 from leantune.training.evaluation import EvaluationSettings
 from leantune.training.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.training.memory import halve, set_limit
-from leantune.training.metrics import MetricName, is_better, loss_metric
+from leantune.training.metrics import Metric, MetricName, is_better, loss_metric, name_of
 from leantune.training.optim import ResolvedOptimizer, learning_rate_at
 from leantune.training.precision import Precision
 from leantune.training.prediction import predict_rows
@@ -53,7 +53,7 @@ class Fold:
     batching: Batching
     optimizer: ResolvedOptimizer
     evaluation: EvaluationSettings
-    metric: MetricName
+    metric: MetricName | Metric
     seed: int
     checkpoint: CheckpointSettings
     scale: Scale | None = None
@@ -210,7 +210,7 @@ def _evaluate(
             padding=fold.batching.padding,
             precision=precision,
         )
-        metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], predicted.values)
+        metrics = compute_metrics(task.kind, rows.targets[fold.validation_rows], predicted.values, fold.metric)
     if predicted.notes:  # the next evaluation need not find it out again
         state.smaller_evaluation = predicted.micro_batch.model_dump()
     is_best, warnings = _judge(metrics, fold.metric, state)
@@ -233,13 +233,13 @@ def evaluation_limit(fold: Fold, state: TrainState) -> MicroBatch:
     return set_limit(fold.batching.micro_batch, state.smaller_evaluation or state.smaller_micro_batch)
 
 
-def _judge(metrics: dict[str, float | None], metric: MetricName, state: TrainState) -> tuple[bool, list[Note]]:
+def _judge(metrics: dict[str, float | None], metric: MetricName | Metric, state: TrainState) -> tuple[bool, list[Note]]:
     """Note that step `state.step` was evaluated; tell whether it is the best so far: the first is, perhaps with a
     warning.
 
     Of two evaluations with the same metric, as often happens with accuracy, the one with the smaller loss is better.
     """
-    value, loss_name = metrics[metric], loss_metric(metrics)
+    value, loss_name = metrics[name_of(metric)], loss_metric(metrics)
     loss = metrics[loss_name]
     is_best = state.best_step == 0 or is_better(metric, value, state.best_value)
     if value is not None and value == state.best_value:
@@ -249,7 +249,7 @@ def _judge(metrics: dict[str, float | None], metric: MetricName, state: TrainSta
     if not is_best:
         return False, []
     state.best_step, state.best_value, state.best_loss = state.step, value, loss
-    text = f"{metric} is not defined on these validation rows: the first evaluation counts as best"
+    text = f"{name_of(metric)} is not defined on these validation rows: the first evaluation counts as best"
     return True, [Note(event="warning", about="evaluation", text=text)] if value is None else []
 
 

@@ -19,6 +19,7 @@ PROBLEM_TYPES = {
     "binary": "single_label_classification",
     "multiclass": "single_label_classification",
     "multilabel": "multi_label_classification",
+    "soft": "single_label_classification",
 }
 
 
@@ -42,7 +43,7 @@ class Task:
 
     kind: TaskKind
     labels: tuple[str, ...]
-    """One name an output: target columns for regression and multilabel, classes otherwise."""
+    """One name an output: target columns for regression, multilabel and soft, classes otherwise."""
     label_smoothing: float = 0.0
     label_weights: tuple[tuple[float, float], ...] | None = None
     """Multilabel: what the rows without a label and those with it count in its loss; None counts all alike."""
@@ -61,7 +62,7 @@ class Task:
         """Return float32 losses [B, K] from logits [B, outputs] of any precision; a row's loss is their mean.
 
         Regression: squared errors of the K targets. Multilabel: binary cross-entropies of the K labels. Binary and
-        multiclass: the cross-entropy, K = 1.
+        multiclass: the cross-entropy, K = 1; soft: the same against shares [B, outputs].
         """
         logits = logits.float()
         if self.kind == "regression":
@@ -85,8 +86,8 @@ class Task:
     def constant_logits(self, targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the logits [outputs] of the answer that is best without reading a text, for rows of weights [n].
 
-        `targets` are [n, K], or [n] classes. Regression: the mean. Classes: the logarithm of their shares. Labels:
-        their log odds. Half a row more of everything keeps them finite.
+        `targets` are [n, K], or [n] classes. Regression: the mean. Classes: the logarithm of their shares, or of the
+        mean of given shares. Labels: their log odds. Half a row more of everything keeps them finite.
         """
         if self.kind == "regression":
             return np.asarray(np.average(targets, axis=0, weights=weights))
@@ -95,7 +96,10 @@ class Task:
         if self.kind == "multilabel":
             having = targets.T @ weights
             return np.asarray(np.log((having + row / 2) / (total - having + row / 2)))
-        sizes = np.bincount(targets, weights=weights, minlength=self.outputs)
+        if self.kind == "soft":
+            sizes: NDArray[np.float64] = targets.T @ weights
+        else:
+            sizes = np.bincount(targets, weights=weights, minlength=self.outputs).astype(np.float64)
         return np.asarray(np.log((sizes + row / 2) / (total + row / 2 * self.outputs)))
 
     def predictions(self, logits: Tensor) -> Tensor:
@@ -112,6 +116,8 @@ def make_task(targets: Targets, settings: LossSettings) -> Task:
         for name in ("class_weights", "label_smoothing"):
             if getattr(settings, name) != LossSettings.model_fields[name].default:
                 raise SettingsError(f"loss.{name}: used only for classes and labels, and this is regression: remove it")
+    elif targets.kind == "soft" and settings.class_weights != "none":
+        raise SettingsError("loss.class_weights: used only for classes and labels, and data.task is soft: remove it")
     elif "standardize" in settings.model_fields_set:
         raise SettingsError(f"loss.standardize: used only for regression, and this is {targets.kind}: remove it")
     return Task(kind=targets.kind, labels=targets.classes or targets.columns, label_smoothing=settings.label_smoothing)
