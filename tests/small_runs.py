@@ -17,6 +17,7 @@ from leantune.runs.run import run
 from leantune.tables.targets import TaskKind
 from leantune.tokens.tokens import load_tokenizer, tokenize
 from leantune.tokens.truncation import TokenSettings, discover_template, truncate
+from leantune.training.optim import ResolvedOptimizer
 from leantune.training.precision import Precision
 from leantune.training.task import Task
 from tiny_encoders import make_texts
@@ -43,6 +44,11 @@ def finish(generator: Generator[Any, None, Any]) -> Any:
 
 def make_task_of(kind: TaskKind) -> Task:
     return Task(kind=kind, labels=LABELS[kind])
+
+
+def optimizer_settings(**settings: Any) -> ResolvedOptimizer:
+    """Settings with nothing left to choose."""
+    return ResolvedOptimizer(**({"learning_rate": 2e-5, "epochs": 3} | settings))
 
 
 def random_targets(kind: TaskKind, count: int, seed: int = 0) -> Any:
@@ -102,7 +108,7 @@ def tiny_config(path: Path, encoder: Path, /, **settings: Any) -> Config:
     """Settings of a run of seconds; `settings` are dotted names with __ for dots."""
     nested: dict[str, Any] = {
         "data": {"path": str(path), "text": "text", "target": "score", "id": "name"},
-        "model": {"name": str(encoder)},
+        "model": {"name": str(encoder), "dropout": None, "attention_dropout": None},  # which draws random numbers
         "optimizer": {"epochs": 2, "learning_rate": 1e-3},
         "batching": {"batch_size": 8},
         "precision": "fp32",

@@ -14,9 +14,9 @@ from leantune.encoder.embedding import RowsInUse, whole_embedding
 from leantune.encoder.loading import train_rows_in_use
 from leantune.encoder.saving import load_weights, save_model
 from leantune.tokens.tokens import load_tokenizer
-from leantune.training.optim import OptimizerSettings, make_optimizer
+from leantune.training.optim import make_optimizer
 from leantune.training.step import apply_gradients
-from small_runs import FP32, load_tiny, make_rows
+from small_runs import FP32, load_tiny, make_rows, optimizer_settings
 from tiny_encoders import NAMES
 
 
@@ -38,7 +38,7 @@ def test_training_the_rows_in_use_is_training_them_all(tiny_encoder_dir: Callabl
         if only_used:
             train_rows_in_use(encoder, used)
             assert len(encoder.model.get_input_embeddings().weight) == len(used)
-        optimizer = make_optimizer(encoder.model, OptimizerSettings(learning_rate=1e-3, weight_decay=0.1))
+        optimizer = make_optimizer(encoder.model, optimizer_settings(learning_rate=1e-3, weight_decay=0.1))
         encoder.model.train()
         for _ in range(4):
             gradient_of(encoder, rows, groups, padding)
@@ -63,7 +63,7 @@ def test_the_optimizer_holds_only_the_rows_in_use(tiny_encoder_dir: Callable[[st
     rows, encoder = make_rows(folder, texts=TEXTS), load_tiny(folder, packed=True)
     used = used_of(encoder, rows)
     train_rows_in_use(encoder, used)
-    optimizer = make_optimizer(encoder.model, OptimizerSettings())
+    optimizer = make_optimizer(encoder.model, optimizer_settings())
     gradient_of(encoder, rows, PARTS, "none")
     apply_gradients(list(encoder.model.parameters()), optimizer, learning_rate=1e-3, clip_norm=None, precision=FP32)
     table = encoder.model.get_input_embeddings().weight

@@ -15,9 +15,9 @@ from layouts import PARTS, TEXTS, WHOLE, gradient_of
 from leantune.batches.batch import make_batch
 from leantune.encoder import attention
 from leantune.encoder.encoder_layer import berts_layers, count_unread_flops
-from leantune.training.optim import OptimizerSettings, make_optimizer
+from leantune.training.optim import make_optimizer
 from leantune.training.precision import Precision
-from small_runs import CPU, FP32, load_tiny, make_rows
+from small_runs import CPU, FP32, load_tiny, make_rows, optimizer_settings
 
 BERTS = ["bert", "roberta", "xlm-roberta", "electra"]
 BF16 = Precision(name="bf16", device=CPU)
@@ -106,7 +106,7 @@ def test_an_optimizer_step_and_loaded_weights_are_seen_at_once(
             outs.append(encoder.logits(batch))
 
     look()
-    optimizer = make_optimizer(encoder.model, OptimizerSettings(learning_rate=0.01))
+    optimizer = make_optimizer(encoder.model, optimizer_settings(learning_rate=0.01))
     gradient_of(encoder, rows, PARTS, "none", precision)
     for name, parameter in encoder.model.named_parameters():
         if "encoder.layer" not in name:

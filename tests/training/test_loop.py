@@ -20,13 +20,13 @@ from leantune.training.clock import PhaseClock
 from leantune.training.evaluation import EvaluationSettings, EveryFraction, EverySteps
 from leantune.training.events import Evaluation, FoldStart, Note, TrainStep
 from leantune.training.loop import Batching, Fold, train_fold
-from leantune.training.optim import OptimizerSettings, make_optimizer
+from leantune.training.optim import make_optimizer
 from leantune.training.precision import Precision
 from leantune.training.prediction import Predicted, predict_rows
 from leantune.training.scoring import compute_metrics
 from leantune.training.state import TrainState
 from leantune.training.task import Task
-from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
+from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of, optimizer_settings
 from tiny_encoders import make_texts
 
 TEXTS = make_texts(50, most_words=20)
@@ -43,7 +43,7 @@ def make_fold(**changes: Any) -> Fold:
         "training_rows": np.sort(order[:40]),
         "validation_rows": np.sort(order[40:]),
         "batching": Batching(**batching),
-        "optimizer": OptimizerSettings(epochs=2, learning_rate=1e-3),
+        "optimizer": optimizer_settings(epochs=2, learning_rate=1e-3),
         "evaluation": EvaluationSettings(),
         "metric": "rmse",
         "seed": 0,
@@ -102,7 +102,7 @@ def test_a_fold_tells_its_start_each_step_and_an_evaluation_an_epoch(bert: Path)
 
 
 def test_training_lowers_the_loss(bert: Path) -> None:
-    _, events = train(bert, make_fold(optimizer=OptimizerSettings(epochs=8, learning_rate=3e-3)))
+    _, events = train(bert, make_fold(optimizer=optimizer_settings(epochs=8, learning_rate=3e-3)))
     losses = [event.loss for event in steps_of(events)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
@@ -122,7 +122,7 @@ def test_evaluations_come_when_they_are_set(bert: Path, every: Any, expected: li
 
 
 def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(bert: Path) -> None:
-    _, events = train(bert, make_fold(optimizer=OptimizerSettings(epochs=2, max_steps=7)))
+    _, events = train(bert, make_fold(optimizer=optimizer_settings(epochs=2, max_steps=7)))
     assert len(steps_of(events)) == 7
     assert evaluated_at(events) == [5, 7]
 
@@ -178,7 +178,7 @@ def test_an_evaluations_metrics_are_those_of_its_predictions(bert: Path) -> None
 
 
 def test_is_best_marks_each_evaluation_that_beats_all_before(bert: Path) -> None:
-    optimizer = OptimizerSettings(epochs=6, learning_rate=2e-2)
+    optimizer = optimizer_settings(epochs=6, learning_rate=2e-2)
     _, events = train(bert, make_fold(optimizer=optimizer))
     scores = [(event.metrics["rmse"], event.is_best) for event in events if isinstance(event, Evaluation)]
     best = np.inf
@@ -210,7 +210,7 @@ def test_another_seed_takes_the_rows_in_another_order(bert: Path) -> None:
 
 
 def test_steps_that_fp16_skips_are_counted_and_do_not_advance_the_schedule(bert: Path) -> None:
-    slow = OptimizerSettings(epochs=2, warmup_fraction=0.5)
+    slow = optimizer_settings(epochs=2, warmup_fraction=0.5)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, backoff_factor=2.0**-30)
     _, events = train(bert, make_fold(optimizer=slow), precision=Precision(name="fp16", device=CPU, scaler=scaler))
     steps = steps_of(events)
@@ -256,7 +256,7 @@ def test_an_fp16_run_that_only_overflows_stops(bert: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, backoff_factor=1 - 1e-6)
     precision = Precision(name="fp16", device=CPU, scaler=scaler)
     with pytest.raises(TrainingError, match="20 steps in a row, up to step 20"):
-        train(bert, make_fold(optimizer=OptimizerSettings(epochs=5)), precision=precision)
+        train(bert, make_fold(optimizer=optimizer_settings(epochs=5)), precision=precision)
 
 
 def test_a_loss_that_is_not_finite_names_the_rows_of_its_step(bert: Path) -> None:

@@ -14,7 +14,8 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from leantune.training.optim import OptimizerSettings, learning_rate_at, make_optimizer
+from leantune.training.optim import learning_rate_at, make_optimizer
+from small_runs import optimizer_settings
 from tiny_encoders import NAMES
 
 TRANSFORMERS_SCHEDULES = {
@@ -33,13 +34,13 @@ def load(folder):
 
 def decay_by_name(model, **settings):
     """Name of each parameter -> its decay."""
-    groups = make_optimizer(model, OptimizerSettings(**settings)).param_groups
+    groups = make_optimizer(model, optimizer_settings(**settings)).param_groups
     decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     return {name: decays[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 def rates(total_steps, **settings):
-    return [learning_rate_at(step, total_steps, OptimizerSettings(**settings)) for step in range(total_steps)]
+    return [learning_rate_at(step, total_steps, optimizer_settings(**settings)) for step in range(total_steps)]
 
 
 # What decays
@@ -55,14 +56,14 @@ def test_all_but_biases_norms_and_embeddings_decays(tiny_encoder_dir, name):
 
 def test_the_head_decays_like_any_layer(tiny_encoder_dir):
     decays = decay_by_name(load(tiny_encoder_dir("bert")))
-    assert decays["classifier.weight"] == OptimizerSettings().weight_decay
+    assert decays["classifier.weight"] == optimizer_settings().weight_decay
     assert decays["classifier.bias"] == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_is_optimized_once(tiny_encoder_dir, name):
     model = load(tiny_encoder_dir(name))
-    groups = make_optimizer(model, OptimizerSettings()).param_groups
+    groups = make_optimizer(model, optimizer_settings()).param_groups
     optimized = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(optimized) == sorted(map(id, model.parameters()))
 
@@ -70,14 +71,14 @@ def test_every_parameter_is_optimized_once(tiny_encoder_dir, name):
 def test_a_frozen_parameter_is_not_optimized():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    groups = make_optimizer(model, OptimizerSettings()).param_groups
+    groups = make_optimizer(model, optimizer_settings()).param_groups
     assert {id(p) for group in groups for p in group["params"]} == set(map(id, model[1].parameters()))
 
 
 def test_a_matrix_shrinks_by_its_decay_and_an_embedding_stays():
     model = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 2))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = make_optimizer(model, OptimizerSettings(learning_rate=0.5, weight_decay=0.25))
+    optimizer = make_optimizer(model, optimizer_settings(learning_rate=0.5, weight_decay=0.25))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -94,7 +95,7 @@ def test_a_matrix_shrinks_by_its_decay_and_an_embedding_stays():
 def test_every_step_learns_and_none_faster_than_the_learning_rate(total_steps, schedule, warmup_fraction):
     found = rates(total_steps, schedule=schedule, warmup_fraction=warmup_fraction)
     assert min(found) > 0
-    assert max(found) == OptimizerSettings().learning_rate
+    assert max(found) == optimizer_settings().learning_rate
 
 
 @given(st.integers(1, 200), schedules, fractions)

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from leantune.batches.batch import Rows, make_training_batch
 from leantune.batches.plan import RowsPerMicroBatch, TokensPerMicroBatch, plan_epoch
 from leantune.encoder.model import Encoder
-from leantune.training.optim import OptimizerSettings, make_optimizer
+from leantune.training.optim import make_optimizer
 from leantune.training.precision import Precision
 from leantune.training.step import accumulate_gradients, optimizer_step
-from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of
+from small_runs import CPU, FP32, load_tiny, make_rows, make_task_of, optimizer_settings
 from tiny_encoders import make_texts
 
 TEXTS = make_texts(45)  # a whole step of 32 rows, and an incomplete one of 13
@@ -106,7 +106,7 @@ def test_a_row_of_weight_two_counts_as_the_row_twice(tiny_encoder_dir: Callable[
 
 
 def step_with(encoder: Encoder, precision: Precision, rows: Rows, clip_norm: float | None = 1.0) -> Any:
-    optimizer = make_optimizer(encoder.model, OptimizerSettings())
+    optimizer = make_optimizer(encoder.model, optimizer_settings())
     return optimizer_step(
         encoder,
         optimizer,

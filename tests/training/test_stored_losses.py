@@ -19,8 +19,7 @@ import torch
 from test_loop import begin, make_fold, steps_of
 
 from leantune.batches.plan import RowsPerMicroBatch
-from leantune.training.optim import OptimizerSettings
-from small_runs import load_tiny, make_rows, make_task_of
+from small_runs import load_tiny, make_rows, make_task_of, optimizer_settings
 from tiny_encoders import build_tiny_encoders, make_texts
 
 STORED = Path(__file__).parents[1] / "stored_losses.json"
@@ -51,7 +50,7 @@ def losses_of(folder: Path, layout: str) -> list[str]:
         fold = make_fold(
             padding=LAYOUTS[layout],
             micro_batch=RowsPerMicroBatch(rows=3),
-            optimizer=OptimizerSettings(epochs=20, learning_rate=1e-3),
+            optimizer=optimizer_settings(epochs=20, learning_rate=1e-3),
         )
         rows = make_rows(folder, texts=make_texts(50, most_words=20))
         torch.manual_seed(0)

@@ -96,14 +96,15 @@ def renew(layer: nn.Linear, *, deviation: float, seed: int) -> None:
     own = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         layer.weight.copy_(torch.normal(0.0, deviation, layer.weight.shape, generator=own))
-        layer.bias.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
 
 
 def reorder(layer: nn.Linear, order: list[int]) -> None:
     """Let output i of a layer be its former output `order[i]`."""
     with torch.no_grad():
-        layer.weight.copy_(layer.weight[order].clone())
-        layer.bias.copy_(layer.bias[order].clone())
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[order].clone())
 
 
 def _change(layer: nn.Linear, *, factor: NDArray[np.float64], shift: NDArray[np.float64]) -> None:

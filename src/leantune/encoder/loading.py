@@ -147,7 +147,7 @@ def load_encoder(
         takes_ready_mask=config.model_type in READY_MASK_TYPES and config._attn_implementation == "sdpa",
         training_flops=flops,
         new_weights=head.new_weights,
-        output_layer=layer,
+        output_layer=None if layer is None or layer.bias is None else layer,
         head_is_new=head.is_new,
         head_reason=head.reason,
     )
@@ -309,7 +309,7 @@ def _choose_head(
     what `settings.head` asks for.
     """
     path = next((name for name, module in model.named_modules() if module is layer), None)
-    outputs = () if path is None else (f"{path}.weight", f"{path}.bias")
+    outputs = [] if layer is None else [f"{path}.{name}" for name, _ in layer.named_parameters()]
     outside = [name for name in new if not name.startswith(f"{model.base_model_prefix}.")]
     if outside:  # of the head, which is not there or has another width
         if settings.head == "keep":

@@ -58,7 +58,7 @@ class Encoder:
     new_weights: tuple[str, ...]
     """Parameters that are not the checkpoint's, but drawn at random: a new head's."""
     output_layer: nn.Linear | None
-    """The last layer, whose outputs are the logits; None where none was proven to be it."""
+    """The last layer, whose outputs are the logits, with a bias; None where none was proven to be it."""
     head_is_new: bool
     head_reason: str
     """One sentence for the user: whether the checkpoint's own head is trained on, and why."""

@@ -113,35 +113,30 @@ def takes_padding(model: Any) -> bool:
 
 
 def output_layer(model: Any) -> nn.Linear | None:
-    """Return the layer whose outputs are the logits, proven on a few texts; None where there is none.
-
-    It has one output for each label and a bias, so that what it gives can be multiplied and shifted by changing it.
-    """
+    """Return the layer whose outputs are the logits, one for each label, proven on a few texts; None where there is
+    none."""
     inside = set(model.base_model.modules())
     found = [
         module
         for module in model.modules()
-        if type(module) is nn.Linear
-        and module not in inside
-        and module.bias is not None
-        and module.out_features == model.config.num_labels
+        if type(module) is nn.Linear and module not in inside and module.out_features == model.config.num_labels
     ]
     if not found:
         return None
     layer, texts = found[-1], _random_texts(model, PADDED_LENGTHS[:2])
-    kept = [layer.weight.detach().clone(), layer.bias.detach().clone()]
+    kept = [parameter.detach().clone() for parameter in layer.parameters()]
     model.eval()
     try:
         with _quiet(), torch.no_grad():
             before = _alone(model, texts)
-            layer.weight.mul_(2)
-            layer.bias.mul_(2).add_(1)
+            for parameter in layer.parameters():
+                parameter.mul_(2)
             after = _alone(model, texts)
     finally:
         with torch.no_grad():
-            layer.weight.copy_(kept[0])
-            layer.bias.copy_(kept[1])
-    return layer if _are_close(after, 2 * before + 1) else None
+            for parameter, values in zip(layer.parameters(), kept, strict=True):
+                parameter.copy_(values)
+    return layer if _are_close(after, 2 * before) else None
 
 
 def _random_texts(model: Any, lengths: tuple[int, ...], *, seed: int = 0) -> list[Tensor]:

@@ -147,6 +147,7 @@ def prepare(
                     name: resolve_dropout(getattr(config.model, name), regression=task.kind == "regression")
                     for name in ("dropout", "attention_dropout")
                 }
+                | {"head": "new" if encoder.head_is_new else "keep"}
             ),
             "precision": precision.name,
             "optimizer": optimizer,
