@@ -168,6 +168,15 @@ def test_folds_are_refused_where_the_table_gives_them():
     )
 
 
+def test_what_has_no_meaning_beside_a_validation_file_is_refused():
+    given = {"data.validation": "valid.csv"}
+    assert problem(None, "folds.count=3", **given).startswith("folds: not used where data.validation (valid.csv)")
+    assert problem(None, "data.fold=part", **given).startswith("data: validation: not used where fold ('part')")
+    for fold in ("all", "1"):
+        assert problem(None, f"fold={fold}", **given).startswith(f"fold: found {fold}, and with data.validation there")
+    assert "folds" not in dump_config(load("fold=0", **given))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("text", "the column that holds the texts (--text COLUMN)"), ("target", "the column to learn (--target COLUMN)")],

@@ -1,6 +1,7 @@
 """Whole runs, from a file to a run folder."""
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -201,6 +202,48 @@ def test_all_folds_predict_every_row_once(data: Path, bert: Path, tmp_path: Path
     )
 
 
+@pytest.fixture
+def valid(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "valid.csv", rows=14, seed=1)
+
+
+def test_the_rows_of_a_validation_file_validate_and_predictions_name_its_rows(
+    data: Path, valid: Path, bert: Path, tmp_path: Path
+) -> None:
+    events = run_all(tiny_config(data, bert, data__validation=str(valid)), tmp_path / "run")
+    fold = events[-1].metrics["folds"]["0"]
+    assert (fold["training_rows"], fold["validation_rows"]) == (60, 14)
+    predictions = predictions_of(tmp_path / "run")
+    with valid.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert predictions["row"] == list(range(14))
+    assert predictions["id"] == [line["name"] for line in lines]
+    assert predictions["target"] == [float(line["score"]) for line in lines]
+    assert repeat_predictions(tmp_path / "run", valid) == pytest.approx(predictions["prediction"], abs=1e-5)
+    (said,) = [event.text for event in events if isinstance(event, Note) and event.about == "folds"]
+    assert said == f"no folds are made: 60 rows train, 14 validate ({valid})"
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    digests = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in (data, valid))
+    assert environment["data_sha256"] == hashlib.sha256(digests.encode()).hexdigest()
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["data"]["validation"] == str(valid)
+    assert "folds" not in settings
+
+
+def test_a_column_of_names_may_say_which_rows_validate(data: Path, bert: Path, tmp_path: Path) -> None:
+    header, *rows = data.read_text(encoding="utf-8").splitlines()
+    lines = [f"{row},{'dev' if number % 4 == 1 else 'Train'}" for number, row in enumerate(rows)]
+    split = tmp_path / "split.csv"
+    split.write_text("\n".join([f"{header},split", *lines]), encoding="utf-8")
+    events = run_all(tiny_config(split, bert, data__fold="split"), tmp_path / "run")
+    assert events[-1].metrics["folds"]["0"]["training_rows"] == 45
+    assert predictions_of(tmp_path / "run")["row"] == list(range(1, 60, 4))
+    (said,) = [event.text for event in events if isinstance(event, Note) and event.about == "folds"]
+    assert said == "no folds are made: 45 rows train, 15 validate (column 'split' says so)"
+    with pytest.raises(SettingsError, match="fold: all trains one model a fold"):
+        run_all(tiny_config(split, bert, data__fold="split", fold="all"), tmp_path / "all")
+
+
 def test_a_fold_is_the_same_alone_and_among_all(data: Path, bert: Path, tmp_path: Path) -> None:
     run_all(tiny_config(data, bert, fold="all", folds__count=3), tmp_path / "all")
     run_all(tiny_config(data, bert, fold=2, folds__count=3), tmp_path / "one")
@@ -330,6 +373,20 @@ def test_the_python_interface_trains_as_the_command_does(data: Path, bert: Path,
     assert run.folder == tmp_path / "run"
     assert run.metrics == metrics_of(tmp_path / "run")
     assert run.metrics["overall"]["optimizer_steps"] == 6
+
+
+def test_the_python_interface_takes_a_validation_file(data: Path, valid: Path, bert: Path, tmp_path: Path) -> None:
+    run = leantune.train(
+        data,
+        text="text",
+        target="score",
+        validation=valid,
+        model=str(bert),
+        output=tmp_path / "run",
+        settings={"optimizer.epochs": 1},
+        display=False,
+    )
+    assert run.metrics["folds"]["0"]["validation_rows"] == 14
 
 
 def test_every_setting_is_read(data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,9 +53,10 @@ class Prepared:
 
     config: Config
     """Effective settings: with what every `auto` came to."""
-    data: Path
     ids: pa.Array
     """string [N]."""
+    row_numbers: NDArray[np.int64]
+    """[N]: each row's number in its file, from 0."""
     targets: Targets
     task: Task
     folds: Folds
@@ -81,7 +81,7 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
     task = make_task(targets)
     metric = _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
-    fold_numbers = list(range(folds.count)) if config.fold == "all" else [config.fold]
+    fold_numbers = folds.all_numbers() if config.fold == "all" else [config.fold]
     for number in fold_numbers:
         if not weights[folds.training_rows(number)].any():  # raises, too, where there is no such fold
             raise TableError(
@@ -138,8 +138,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
     )
     return Prepared(
         config=effective,
-        data=table.path,
         ids=table.ids,
+        row_numbers=table.row_numbers,
         targets=targets,
         task=task,
         folds=folds,
@@ -197,7 +197,7 @@ def _sequences(table: Table, tokenizer: Any, encoder: Encoder, config: Config) -
         config.tokens,
         vocabulary_size=encoder.vocabulary_size,
         position_limit=encoder.position_limit,
-        source=table.path,
+        describe_place=table.describe_place,
     )
     while True:
         try:
@@ -256,9 +256,9 @@ def _notes(
 ) -> Iterator[Note]:
     """Tell up front what was chosen and why, and what is cut."""
     rows = len(sequences.lengths)
-    yield Note(about="data", text=f"{rows:,} rows of {config.data.path}")
+    yield Note(about="data", text=f"{rows:,} rows of {' and '.join(map(str, config.data.files))}")
     yield Note(about="task", text=targets.reason)
-    yield Note(about="folds", text=f"{folds.count} folds ({folds.kind}), trained: {config.fold}")
+    yield Note(about="folds", text=_describe_folds(config, folds))
     for text in folds.notes:
         yield Note(about="folds", text=text)
     origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
@@ -289,6 +289,14 @@ def _notes(
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
         f"of up to {_describe_limit(batching.micro_batch)}",
     )
+
+
+def _describe_folds(config: Config, folds: Folds) -> str:
+    if not folds.holdout:
+        return f"{folds.count} folds ({folds.kind}), trained: {config.fold}"
+    where = f"column {config.data.fold!r} says so" if config.data.validation is None else str(config.data.validation)
+    counts = [len(rows(0)) for rows in (folds.training_rows, folds.validation_rows)]
+    return f"no folds are made: {counts[0]:,} rows train, {counts[1]:,} validate ({where})"
 
 
 def _describe_limit(limit: MicroBatch) -> str:

@@ -173,6 +173,7 @@ def train(
     text: str | list[str] | None = None,
     target: str | list[str] | None = None,
     model: str | None = None,
+    validation: str | Path | None = None,
     fold: int | str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -182,15 +183,23 @@ def train(
 ) -> Run:
     """Fine-tune an encoder on a table of texts; the same as `leantune train`.
 
-    `data`, `text`, `target`, `model` and `fold` are the settings `data.path`, `data.text`, `data.target`, `model.name`
-    and `fold`; `settings` holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML
-    file that all of these override. Writes the run folder `output` and, with `display`, shows progress. With `resume`
+    `data`, `text`, `target`, `model`, `validation` and `fold` are the settings `data.path`, `data.text`, `data.target`,
+    `model.name`, `data.validation` (a second table: its rows validate, and all of `data` train) and `fold`; `settings`
+    holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML file that all of these
+    override. Writes the run folder `output` and, with `display`, shows progress. With `resume`
     an interrupted run in that folder goes on, and one that is finished is returned as it is; `data` and `config` may
     then be left out, which takes the run's own settings. `force` goes on although data or settings have changed. Raises
     `InputError` for what the caller must change, `TrainingError` where training cannot go on, and `SavingError` where a
     file cannot be written.
     """
-    flags = {"data.path": data, "data.text": text, "data.target": target, "model.name": model, "fold": fold}
+    flags = {
+        "data.path": data,
+        "data.text": text,
+        "data.target": target,
+        "data.validation": validation,
+        "model.name": model,
+        "fold": fold,
+    }
     given = {name: value for name, value in flags.items() if value is not None}
     folder = Path(output).expanduser()
     loaded = load_run_config(

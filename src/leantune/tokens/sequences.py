@@ -4,8 +4,7 @@ Training, prediction and inspection go it alike, so that all of them read the sa
 """
 
 import sys
-from collections.abc import Generator
-from pathlib import Path
+from collections.abc import Callable, Generator
 from typing import Any
 
 from leantune.system.errors import TableError
@@ -20,13 +19,13 @@ def make_sequences(
     *,
     vocabulary_size: int,
     position_limit: int | None,
-    source: Path,
+    describe_place: Callable[[int], str],
 ) -> Generator[TokenizingProgress, None, Sequences]:
     """Return the sequences of N rows, yielding progress while they are tokenized.
 
     `texts` has a column [N] for each text of a row. `position_limit` is the longest sequence that the model takes; None
-    is the tokenizer's own limit. `source` is the file that messages name. Raises `ModelError` for a tokenizer that is
-    not this model's, and `TableError` for a text without a single token.
+    is the tokenizer's own limit. `describe_place` names the file and row of a row's index, for messages. Raises
+    `ModelError` for a tokenizer that is not this model's, and `TableError` for a text without a single token.
     """
     check_tokenizer(tokenizer, vocabulary_size)
     tokenized = yield from tokenize(texts, tokenizer)
@@ -34,10 +33,9 @@ def make_sequences(
     limit = position_limit or min(tokenizer.model_max_length, sys.maxsize)
     sequences = truncate(tokenized, template, settings, limit)
     if not sequences.lengths.all():
-        row = int(sequences.lengths.argmin()) + 1
         raise TableError(
-            f"{source}, row {row}: found an empty text, expected at least one token, since this model's tokenizer "
-            "adds no special tokens; remove the row"
+            f"{describe_place(int(sequences.lengths.argmin()))}: found an empty text, expected at least one token, "
+            "since this model's tokenizer adds no special tokens; remove the row"
         )
     return sequences
 
