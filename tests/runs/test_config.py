@@ -96,7 +96,7 @@ def test_an_assignment_to_one_of_two_that_share_a_yaml_alias_leaves_the_other(tm
     assert "extra: there is no such setting" in problem(path, "batching.micro_batch.rows=1")
     path = write_yaml(tmp_path, "folds: &x {seed: 3}\n\ntokens: *x\n")
     assert problem(path, "folds.count=4").splitlines() == [
-        "tokens.seed: there is no such setting; known here: max_length, truncation, head_fraction"
+        "tokens.seed: there is no such setting; known here: max_length, truncation, head_fraction, unknown"
     ]
 
 
@@ -249,6 +249,7 @@ folds = some(
 )
 tokens = some(
     max_length=st.just("auto") | counts,
+    unknown=st.sampled_from(["refuse", "allow"]),
     truncation=st.just("head_tail"),
     head_fraction=floats(0, 1),
 ) | some(truncation=st.sampled_from(["head", "tail", "head_tail"]))

@@ -18,12 +18,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import leantune
 from leantune.runs.config import Config, load_config
+from leantune.runs.result import read_warnings
 from leantune.runs.run import run
 from leantune.system.device import resolve_device
 from leantune.system.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.system.settings import Section
 from leantune.training.clock import peak_process_bytes
-from leantune.training.events import Evaluation, Note, RunEnd
+from leantune.training.events import Evaluation, FoldStart, Note, RunEnd
 from leantune.training.precision import supported_precisions
 from leantune.training.scoring import compute_metrics
 from small_runs import LABELS, run_all, tiny_config, write_table
@@ -329,6 +330,44 @@ def test_what_is_cut_is_told_before_training(data: Path, bert: Path, tmp_path: P
     assert "longer than 16 tokens (as set)" in notes["tokens"]
     assert "% of all tokens" in notes["tokens"]
     assert "regression" in notes["task"]
+
+
+def warnings_of(events: list[Any]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_refused_unless_that_is_allowed(bert: Path, tmp_path: Path) -> None:
+    data = write_table(tmp_path / "train.csv", texts=[f"한국어 문장 {'가' * count}" for count in range(1, 31)])
+    with pytest.raises(
+        ModelError, match=r"100% of all tokens are unknown to the tokenizer of .*train\.csv, row 1: '한국어"
+    ):
+        run_all(tiny_config(data, bert), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    settings = {"tokens__unknown": "allow", "optimizer__epochs": 1}
+    (said,) = warnings_of(run_all(tiny_config(data, bert, **settings), tmp_path / "run"))
+    assert said.startswith("100% of all tokens are unknown")
+
+
+def test_what_is_known_to_go_wrong_is_said_before_training_and_kept(bert: Path, tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.csv", kind="multiclass", rows=20)
+    valid = write_table(tmp_path / "valid.csv", kind="multiclass", rows=9, seed=1)
+    header, *rows = valid.read_text(encoding="utf-8").splitlines()
+    copied = train.read_text(encoding="utf-8").splitlines()[3]
+    rows[1] = f"0001,{copied.partition(',')[2].rpartition(',')[0]},unheard of"
+    valid.write_text("\n".join([header, *rows]), encoding="utf-8")
+    config = tiny_config(train, bert, data__target="label", data__validation=str(valid), optimizer__epochs=1)
+    events = run_all(config, tmp_path / "run")
+    said = warnings_of(events)
+    assert len(said) == 2
+    assert f"1 of 9 validation rows (11.1%) have a text that also trains, such as {valid}, row 2 (as {train}" in said[0]
+    assert said[1].startswith(f"1 row (the first is {valid}, row 2) validate with classes that no training row has")
+    assert read_warnings(tmp_path / "run") == tuple(f"folds: {text}" for text in said)
+    last = max(place for place, event in enumerate(events) if isinstance(event, Note))
+    assert any(isinstance(event, FoldStart) for event in events[last:])
+
+
+def test_of_a_plain_table_nothing_is_warned(data: Path, bert: Path, tmp_path: Path) -> None:
+    assert warnings_of(run_all(tiny_config(data, bert, fold="all", folds__count=2), tmp_path / "run")) == []
 
 
 def test_a_taken_folder_stays_as_it_is(data: Path, bert: Path, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from leantune.batches.plan import MicroBatch, Padding, RowsPerMicroBatch, Tokens
 from leantune.encoder.loading import load_encoder, model_path, train_rows_in_use
 from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
+from leantune.inspection.findings import duplicates_across_folds, unknown_tokens, untrained_classes
 from leantune.runs.config import Config
 from leantune.system.device import available_bytes
-from leantune.system.errors import DeviceError, SettingsError, TableError
+from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
 from leantune.tables.folds import Folds, fold_table
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets, TaskKind
-from leantune.tokens.sequences import cut_alike, make_sequences
+from leantune.tokens.sequences import count_unknown, cut_alike, make_sequences
 from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
 from leantune.tokens.truncation import Sequences
 from leantune.training.events import Event, Note, Progress
@@ -112,6 +113,7 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
             "computes for a text; set it to auto or dynamic, with which only rows of equal length share a micro-batch"
         )
     sequences = yield from _sequences(table, tokenizer, encoder, config)
+    findings = _inspect(config, table, targets, folds, fold_numbers, tokenizer=tokenizer, sequences=sequences)
     cut_alike(tokenizer, sequences, config.tokens)
 
     used = np.union1d(sequences.used_ids(encoder.vocabulary_size), [encoder.pad_id])
@@ -152,8 +154,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
         load=load_again,
         samples={number: _sample(table, sequences, folds.validation_rows(number)) for number in fold_numbers},
         fold_numbers=fold_numbers,
-        notes=tuple(
-            _notes(
+        notes=(
+            *_notes(
                 config,
                 effective,
                 targets=targets,
@@ -162,7 +164,8 @@ def prepare(config: Config, precision: Precision) -> Generator[Event, None, tupl
                 sequences=sequences,
                 encoder=encoder,
                 precision=precision,
-            )
+            ),
+            *findings,
         ),
     ), encoder
 
@@ -206,6 +209,29 @@ def _sequences(table: Table, tokenizer: Any, encoder: Encoder, config: Config) -
             sequences: Sequences = end.value
             return sequences
         yield Progress(stage="tokenize", done=reached.rows_done, total=reached.rows)
+
+
+def _inspect(
+    config: Config,
+    table: Table,
+    targets: Targets,
+    folds: Folds,
+    numbers: list[int],
+    *,
+    tokenizer: Any,
+    sequences: Sequences,
+) -> list[Note]:
+    """Return warnings of what is known to go wrong; raises `ModelError` where training would be of no use."""
+    unknown, tokens = count_unknown(tokenizer, sequences.tokenized)
+    findings = [
+        *unknown_tokens(table, unknown, tokens, model=config.model.name, allowed=config.tokens.unknown == "allow"),
+        *duplicates_across_folds(table, folds, numbers),
+        *untrained_classes(table, targets, folds, numbers),
+    ]
+    for finding in findings:
+        if finding.severity == "error":
+            raise ModelError(f"{finding.about}: {finding.text}")
+    return [Note(event="warning", about=finding.about, text=finding.text) for finding in findings]
 
 
 def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:

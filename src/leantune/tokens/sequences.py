@@ -7,9 +7,14 @@ import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from leantune.system.errors import TableError
-from leantune.tokens.tokens import Texts, TokenizingProgress, check_tokenizer, tokenize
+from leantune.tokens.tokens import Texts, TokenizedTexts, TokenizingProgress, check_tokenizer, tokenize
 from leantune.tokens.truncation import Sequences, TokenSettings, discover_template, truncate
+
+WORD_MARK = "▁"
 
 
 def make_sequences(
@@ -38,6 +43,22 @@ def make_sequences(
             "since this model's tokenizer adds no special tokens; remove the row"
         )
     return sequences
+
+
+def count_unknown(tokenizer: Any, tokenized: TokenizedTexts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many tokens of each row are unknown to the tokenizer, and how many tokens the row has; both [N].
+
+    Not counted is SentencePiece's bare mark of a word's beginning: all that it knows of a text in another script. A
+    tokenizer without an unknown token, such as one that goes by bytes, knows everything.
+    """
+    tokens = np.asarray(np.sum(tokenized.counts, axis=0, dtype=np.int64))
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return np.zeros_like(tokens), tokens
+    mark = tokenizer.convert_tokens_to_ids(WORD_MARK)
+    if mark is not None and mark != unknown:
+        tokens = tokens - tokenized.occurrences(mark)
+    return tokenized.occurrences(unknown), tokens
 
 
 def cut_alike(tokenizer: Any, sequences: Sequences, settings: TokenSettings) -> None:
