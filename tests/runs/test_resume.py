@@ -274,6 +274,8 @@ def test_a_run_with_a_validation_file_goes_on_as_if_uninterrupted_and_only_with_
     assert resume_all(config, tmp_path, monkeypatch, lambda number: number == 3) == 1
 
     shutil.copytree(tmp_path / "copies" / "004", tmp_path / "run")
+    told, _ = run_all_resumed(config, tmp_path / "whole")
+    assert "nothing is trained" in told.text
     text = valid.read_bytes()
     valid.write_bytes(text[:-3] + b"9\r\n")
     for folder in ("run", "whole"):  # an unfinished one, and one that is finished
