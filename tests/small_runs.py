@@ -85,11 +85,11 @@ def load_tiny(
 
 
 def write_table(
-    path: Path, *, rows: int = 60, kind: TaskKind = "regression", texts: Iterable[str] | None = None
+    path: Path, *, rows: int = 60, kind: TaskKind = "regression", texts: Iterable[str] | None = None, seed: int = 0
 ) -> Path:
     """A CSV file with the columns name, text, other, and one target, or three for multilabel and soft."""
-    texts = list(texts or make_texts(rows, most_words=20))
-    values = random_targets(kind, len(texts))
+    texts = list(texts or make_texts(rows, most_words=20, seed=seed))
+    values = random_targets(kind, len(texts), seed)
     if kind in ("binary", "multiclass"):
         columns, cells = ["label"], [[LABELS[kind][value]] for value in values]
     else:

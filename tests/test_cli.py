@@ -159,6 +159,20 @@ def test_a_run_may_take_its_folds_from_the_table(
     assert metrics["folds"]["2"]["validation_rows"] == folds.count("2")
 
 
+def test_the_rows_of_a_second_file_validate(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    valid = write_table(tmp_path / "valid.csv", rows=14, seed=1)
+    arguments = train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run")
+    code, _, _ = leantune(*arguments, "--validation", valid)
+    assert code == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["folds"]["0"]["validation_rows"] == 14
+    code, _, err = leantune(*arguments, "--validation", valid, "--fold", "all")
+    assert code == 2
+    assert "fold: found all, and with data.validation there is one split only" in err
+
+
 def test_folds_never_overwrites_the_table(leantune: Any, data: Path) -> None:
     before = data.read_bytes()
     code, _, err = leantune("folds", data, "--target", "score", "--output", data)

@@ -61,7 +61,7 @@ def test_help_waits_for_no_heavy_package(module):
     [
         *("system.files", "tables.table", "tables.targets", "tables.folds", "batches.plan"),
         *("training.events", "training.metrics", "runs.record", "runs.totals", "runs.display"),
-        *("comparison.comparing", "report.pages", "report.overview"),
+        *("comparison.comparing", "inspection.findings", "report.pages", "report.overview"),
     ],
 )
 def test_plans_records_and_folds_need_no_torch(module):

@@ -50,6 +50,9 @@ def train(
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optimizer.epochs=1.")
     ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table whose rows validate; then all rows of DATA train.")
+    ] = None,
     fold: Annotated[
         str | None, typer.Option(metavar="N", help="The fold that validates, from 0; `all` trains a model a fold.")
     ] = None,
@@ -68,6 +71,7 @@ def train(
         "data.target": target,
         "data.id": id_column,
         "data.group": group,
+        "data.validation": validation,
         "model.name": model,
         "fold": fold,
     }

@@ -129,9 +129,13 @@ def test_differences_are_those_of_the_effective_settings_by_their_dotted_names(t
     folder = write_experiment(
         tmp_path,
         recipes={
-            "plain": {"data": {"path": "/here.csv"}, "device": "cuda:0", "evaluation": {"every": "epoch"}},
+            "plain": {
+                "data": {"path": "/here.csv", "validation": "/mine.csv"},
+                "device": "cuda:0",
+                "evaluation": {"every": "epoch"},
+            },
             "other": {
-                "data": {"path": "/there.csv"},
+                "data": {"path": "/there.csv", "validation": "/yours.csv"},
                 "device": "cuda:1",
                 "evaluation": {"every": {"steps": 5}},
                 "precision": "bf16",

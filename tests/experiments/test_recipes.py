@@ -119,6 +119,7 @@ def test_a_recipe_without_settings_a_name_that_is_a_number_and_a_single_seed_are
     [
         ("data__path", "other.csv", "rows"),
         ("data__limit", 10, "rows"),
+        ("data__validation", "valid.csv", "rows"),
         ("data__target", "other", "targets"),
         ("folds__count", 3, "folds"),
         ("folds__seed", 3, "folds"),

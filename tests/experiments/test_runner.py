@@ -177,6 +177,26 @@ def test_all_folds_are_those_that_the_table_has(settings: dict[str, Any], tmp_pa
     assert plan.folds == (0, 1, 2)
 
 
+def test_recipes_may_be_compared_on_a_validation_file(settings: dict[str, Any], tmp_path: Path) -> None:
+    valid = write_table(tmp_path / "valid.csv", rows=14, seed=1)
+    settings["base"]["data"]["validation"] = str(valid)
+    run_quietly(settings, tmp_path / "out")
+    comparison = rebuild_report(tmp_path / "out")
+    assert comparison.rows == {"training": 60, "validation": 14, "total": 74}
+    assert comparison.data == f"{tmp_path / 'train.csv'} (validation: {valid})"
+    assert "data.validation" not in comparison.recipe("short").differs
+    assert started(run_quietly(settings, tmp_path / "out")) == []
+
+    with pytest.raises(SettingsError, match="fold: all trains one model a fold"):
+        run_quietly(settings | {"folds": "all"}, tmp_path / "all")
+    with pytest.raises(SettingsError, match="there is no fold 1; the data give one split"):
+        run_quietly(settings | {"folds": [1]}, tmp_path / "one")
+    with valid.open("a") as file:
+        file.write("9999,one more,text,1.5\n")
+    with pytest.raises(RunFolderError, match=r"made from other data than .*valid\.csv\) holds now"):
+        run_quietly(settings, tmp_path / "out")
+
+
 def test_a_folder_that_holds_something_else_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years")

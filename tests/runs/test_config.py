@@ -96,7 +96,7 @@ def test_an_assignment_to_one_of_two_that_share_a_yaml_alias_leaves_the_other(tm
     assert "extra: there is no such setting" in problem(path, "batching.micro_batch.rows=1")
     path = write_yaml(tmp_path, "folds: &x {seed: 3}\n\ntokens: *x\n")
     assert problem(path, "folds.count=4").splitlines() == [
-        "tokens.seed: there is no such setting; known here: max_length, truncation, head_fraction"
+        "tokens.seed: there is no such setting; known here: max_length, truncation, head_fraction, unknown"
     ]
 
 
@@ -166,6 +166,15 @@ def test_folds_are_refused_where_the_table_gives_them():
     assert problem(None, "data.fold=part", "folds.count=3") == (
         "folds: not used where data.fold ('part') gives every row's fold: remove one"
     )
+
+
+def test_what_has_no_meaning_beside_a_validation_file_is_refused():
+    given = {"data.validation": "valid.csv"}
+    assert problem(None, "folds.count=3", **given).startswith("folds: not used where data.validation (valid.csv)")
+    assert problem(None, "data.fold=part", **given).startswith("data: validation: not used where fold ('part')")
+    for fold in ("all", "1"):
+        assert problem(None, f"fold={fold}", **given).startswith(f"fold: found {fold}, and with data.validation there")
+    assert "folds" not in dump_config(load("fold=0", **given))
 
 
 @pytest.mark.parametrize(
@@ -240,6 +249,7 @@ folds = some(
 )
 tokens = some(
     max_length=st.just("auto") | counts,
+    unknown=st.sampled_from(["refuse", "allow"]),
     truncation=st.just("head_tail"),
     head_fraction=floats(0, 1),
 ) | some(truncation=st.sampled_from(["head", "tail", "head_tail"]))

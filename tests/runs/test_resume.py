@@ -270,6 +270,31 @@ def test_changed_data_tokens_and_weights_are_refused_each_by_its_name(data: Path
         run_all_resumed(config, tmp_path / "run")
 
 
+def test_a_run_with_a_validation_file_goes_on_as_if_uninterrupted_and_only_with_the_same_file(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valid = write_table(tmp_path / "valid.csv", rows=10, seed=1)
+    config = every_step(data, bert, data__validation=str(valid))
+    assert resume_all(config, tmp_path, monkeypatch, lambda number: number == 3) == 1
+
+    shutil.copytree(tmp_path / "copies" / "004", tmp_path / "run")
+    told, _ = run_all_resumed(config, tmp_path / "whole")
+    assert "nothing is trained" in told.text
+    text = valid.read_bytes()
+    valid.write_bytes(text[:-3] + b"9\r\n")
+    for folder in ("run", "whole"):  # an unfinished one, and one that is finished
+        with pytest.raises(RunFolderError, match=r"\n  data_sha256: [^\n]*$"):
+            run_all_resumed(config, tmp_path / folder)
+    valid.unlink()
+    (moved := tmp_path / "moved.csv").write_bytes(text)
+    with pytest.raises(TableError, match=r"valid\.csv: there is no such file"):
+        run_all_resumed(config, tmp_path / "whole")
+    run_all_resumed(every_step(data, bert, data__validation=str(moved)), tmp_path / "run")
+    assert differing(outcome(tmp_path / "run") | {"config": ""}, outcome(tmp_path / "whole") | {"config": ""}) == []
+    with pytest.raises(RunFolderError, match=r"data_sha256: "):
+        run_all_resumed(every_step(data, bert), tmp_path / "whole")
+
+
 def test_force_lists_what_it_overrides_and_goes_on(data: Path, bert: Path, left: list[Path], tmp_path: Path) -> None:
     shutil.copytree(left[3], tmp_path / "run")
     changed = every_step(data, bert, optimizer={"epochs": 3, "learning_rate": 1e-3})

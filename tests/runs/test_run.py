@@ -1,6 +1,7 @@
 """Whole runs, from a file to a run folder."""
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import leantune
 from leantune.runs.config import Config, load_config
+from leantune.runs.result import read_warnings
 from leantune.runs.run import run
 from leantune.system.device import resolve_device
 from leantune.system.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.system.settings import Section
 from leantune.training.clock import peak_process_bytes
-from leantune.training.events import Evaluation, Note, RunEnd
+from leantune.training.events import Evaluation, FoldStart, Note, RunEnd
 from leantune.training.metrics import metric_names
 from leantune.training.precision import supported_precisions
 from leantune.training.scoring import compute_metrics
@@ -265,6 +267,48 @@ def test_all_folds_predict_every_row_once(data: Path, bert: Path, tmp_path: Path
     )
 
 
+@pytest.fixture
+def valid(tmp_path: Path) -> Path:
+    return write_table(tmp_path / "valid.csv", rows=14, seed=1)
+
+
+def test_the_rows_of_a_validation_file_validate_and_predictions_name_its_rows(
+    data: Path, valid: Path, bert: Path, tmp_path: Path
+) -> None:
+    events = run_all(tiny_config(data, bert, data__validation=str(valid)), tmp_path / "run")
+    fold = events[-1].metrics["folds"]["0"]
+    assert (fold["training_rows"], fold["validation_rows"]) == (60, 14)
+    predictions = predictions_of(tmp_path / "run")
+    with valid.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert predictions["row"] == list(range(14))
+    assert predictions["id"] == [line["name"] for line in lines]
+    assert predictions["target"] == [float(line["score"]) for line in lines]
+    assert repeat_predictions(tmp_path / "run", valid) == pytest.approx(predictions["prediction"], abs=1e-5)
+    (said,) = [event.text for event in events if isinstance(event, Note) and event.about == "folds"]
+    assert said == f"no folds are made: 60 rows train, 14 validate ({valid})"
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    digests = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in (data, valid))
+    assert environment["data_sha256"] == hashlib.sha256(digests.encode()).hexdigest()
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["data"]["validation"] == str(valid)
+    assert "folds" not in settings
+
+
+def test_a_column_of_names_may_say_which_rows_validate(data: Path, bert: Path, tmp_path: Path) -> None:
+    header, *rows = data.read_text(encoding="utf-8").splitlines()
+    lines = [f"{row},{'dev' if number % 4 == 1 else 'Train'}" for number, row in enumerate(rows)]
+    split = tmp_path / "split.csv"
+    split.write_text("\n".join([f"{header},split", *lines]), encoding="utf-8")
+    events = run_all(tiny_config(split, bert, data__fold="split"), tmp_path / "run")
+    assert events[-1].metrics["folds"]["0"]["training_rows"] == 45
+    assert predictions_of(tmp_path / "run")["row"] == list(range(1, 60, 4))
+    (said,) = [event.text for event in events if isinstance(event, Note) and event.about == "folds"]
+    assert said == "no folds are made: 45 rows train, 15 validate (column 'split' says so)"
+    with pytest.raises(SettingsError, match="fold: all trains one model a fold"):
+        run_all(tiny_config(split, bert, data__fold="split", fold="all"), tmp_path / "all")
+
+
 def test_a_fold_is_the_same_alone_and_among_all(data: Path, bert: Path, tmp_path: Path) -> None:
     run_all(tiny_config(data, bert, fold="all", folds__count=3), tmp_path / "all")
     run_all(tiny_config(data, bert, fold=2, folds__count=3), tmp_path / "one")
@@ -352,6 +396,44 @@ def test_what_is_cut_is_told_before_training(data: Path, bert: Path, tmp_path: P
     assert "regression" in notes["task"]
 
 
+def warnings_of(events: list[Any]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_refused_unless_that_is_allowed(bert: Path, tmp_path: Path) -> None:
+    data = write_table(tmp_path / "train.csv", texts=[f"한국어 문장 {'가' * count}" for count in range(1, 31)])
+    with pytest.raises(
+        ModelError, match=r"100% of all tokens are unknown to the tokenizer of .*train\.csv, row 1: '한국어"
+    ):
+        run_all(tiny_config(data, bert), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    settings = {"tokens__unknown": "allow", "optimizer__epochs": 1}
+    (said,) = warnings_of(run_all(tiny_config(data, bert, **settings), tmp_path / "run"))
+    assert said.startswith("100% of all tokens are unknown")
+
+
+def test_what_is_known_to_go_wrong_is_said_before_training_and_kept(bert: Path, tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.csv", kind="multiclass", rows=20)
+    valid = write_table(tmp_path / "valid.csv", kind="multiclass", rows=9, seed=1)
+    header, *rows = valid.read_text(encoding="utf-8").splitlines()
+    copied = train.read_text(encoding="utf-8").splitlines()[3]
+    rows[1] = f"0001,{copied.partition(',')[2].rpartition(',')[0]},unheard of"
+    valid.write_text("\n".join([header, *rows]), encoding="utf-8")
+    config = tiny_config(train, bert, data__target="label", data__validation=str(valid), optimizer__epochs=1)
+    events = run_all(config, tmp_path / "run")
+    said = warnings_of(events)
+    assert len(said) == 2
+    assert f"1 of 9 validation rows (11.1%) have a text that also trains, such as {valid}, row 2 (as {train}" in said[0]
+    assert said[1].startswith(f"1 row (the first is {valid}, row 2) validate with classes that no training row has")
+    assert read_warnings(tmp_path / "run") == tuple(f"folds: {text}" for text in said)
+    last = max(place for place, event in enumerate(events) if isinstance(event, Note))
+    assert any(isinstance(event, FoldStart) for event in events[last:])
+
+
+def test_of_a_plain_table_nothing_is_warned(data: Path, bert: Path, tmp_path: Path) -> None:
+    assert warnings_of(run_all(tiny_config(data, bert, fold="all", folds__count=2), tmp_path / "run")) == []
+
+
 def test_a_taken_folder_stays_as_it_is(data: Path, bert: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
@@ -394,6 +476,20 @@ def test_the_python_interface_trains_as_the_command_does(data: Path, bert: Path,
     assert run.folder == tmp_path / "run"
     assert run.metrics == metrics_of(tmp_path / "run")
     assert run.metrics["overall"]["optimizer_steps"] == 6
+
+
+def test_the_python_interface_takes_a_validation_file(data: Path, valid: Path, bert: Path, tmp_path: Path) -> None:
+    run = leantune.train(
+        data,
+        text="text",
+        target="score",
+        validation=valid,
+        model=str(bert),
+        output=tmp_path / "run",
+        settings={"optimizer.epochs": 1},
+        display=False,
+    )
+    assert run.metrics["folds"]["0"]["validation_rows"] == 14
 
 
 def test_every_setting_is_read(data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

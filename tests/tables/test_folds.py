@@ -165,13 +165,14 @@ def test_rare_classes_are_noted_by_name_with_their_rows():
     found = make_folds(classes([0] * 10 + [1] * 3 + [2] * 5 + [4], count=5), None, FoldSettings())
     assert found.notes == (
         "Some folds validate without a class that has fewer rows than there are folds (5): 'class 1' (3), "
-        "'class 4' (1).",
+        "'class 4' (1). Their "
+        "metrics do not measure it, and a fold that validates all rows of a class never trains on it.",
     )
 
 
 def test_a_long_list_of_rare_classes_is_cut_short():
     (note,) = make_folds(classes([*range(40), *[40] * 5]), None, FoldSettings()).notes
-    assert note.endswith("'class 4' (1) and 35 more.")
+    assert "'class 4' (1) and 35 more. " in note
 
 
 def test_a_table_with_as_many_classes_as_rows_still_has_folds():
@@ -306,7 +307,8 @@ def test_multilabel_folds_of_goemotions_have_their_share_of_every_label_within_s
 def test_rare_labels_are_noted():
     found = make_folds(labels([[1, 0, 0]] * 5 + [[0, 1, 0]] * 2 + [[0, 0, 0]]), None, FoldSettings())
     assert found.notes == (
-        "Some folds validate without a label that has fewer rows than there are folds (5): 'label 1' (2).",
+        "Some folds validate without a label that has fewer rows than there are folds (5): 'label 1' (2). Their "
+        "metrics do not measure it, and a fold that validates all rows of a label never trains on it.",
     )
 
 
@@ -445,3 +447,15 @@ def test_given_folds_that_leave_gaps_are_refused(of_row, message):
 def test_other_fold_settings_are_refused(values):
     with pytest.raises(ValidationError):
         FoldSettings(**values)
+
+
+def test_of_a_split_only_fold_0_validates():
+    folds = given_folds(np.array([1, 0, 1]), holdout=True)
+    assert (folds.count, folds.kind) == (1, "given")
+    assert folds.validation_rows(0).tolist() == [1]
+    assert folds.training_rows(0).tolist() == [0, 2]
+    with pytest.raises(SettingsError, match="no fold 1: the data say which rows train"):
+        folds.validation_rows(1)
+    with pytest.raises(SettingsError, match="fold: all trains one model a fold"):
+        folds.all_numbers()
+    assert given_folds(np.array([1, 0, 2])).all_numbers() == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 import leantune.tables.readers
 from leantune.system.errors import SettingsError, TableError
-from leantune.tables.table import DataSettings, Table, parse_numbers, read_table
+from leantune.tables.table import DataSettings, Table, data_sha256, parse_numbers, read_table
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 LOOKS_LIKE_SOMETHING = ["NA", "null", "NaN", "None", "", "001", "1.0", "1e5", "True", "2020-01-01", " padded ", "-"]
@@ -550,7 +551,7 @@ def test_ids_that_differ_only_as_text_are_not_the_same(tmp_path):
         ("fold", "-1", "the number of a fold"),
         ("fold", "1.5", "the number of a fold"),
         ("fold", "1e300", "the number of a fold"),
-        ("fold", "a", "a number"),
+        ("fold", "a", "the number of a fold: a whole number from 0, as in other rows"),
     ],
 )
 def test_weights_and_folds_that_cannot_be_are_named(role, cell, expected, tmp_path):
@@ -692,3 +693,116 @@ def test_real_tables_read_as_the_standard_library_reads_them(name, rows, text, t
         assert cells.to_pylist() == [row[column] for row in expected]
     if "id" in columns:
         assert table.ids.to_pylist() == [row[columns["id"]] for row in expected]
+
+
+# A file of rows that validate
+
+
+def two_files(folder: Path, train: str, validation: str) -> dict[str, Path]:
+    return {"path": write(folder / "train.csv", train), "validation": write(folder / "valid.tsv", validation)}
+
+
+def test_the_rows_of_a_validation_file_come_after_those_that_train_and_are_fold_0(tmp_path):
+    files = two_files(tmp_path, "y,text,w,n\n1,a,2,x\n2,b,0,y\n3,c,1,z\n", "n\tw\ttext\ty\nx\t0\tc,d\t4\nu\t5\te\t5\n")
+
+    table = read_table(DataSettings(**files, text="text", target="y", weight="w", id="n"))
+
+    assert table.texts[0].to_pylist() == ["a", "b", "c", "c,d", "e"]
+    assert table.targets["y"].to_pylist() == ["1", "2", "3", "4", "5"]
+    assert table.ids.to_pylist() == ["x", "y", "z", "x", "u"]
+    assert table.weights.tolist() == [2, 0, 1, 0, 5]
+    assert table.folds.tolist() == [1, 1, 1, 0, 0]
+    assert table.holdout
+    assert table.row_numbers.tolist() == [0, 1, 2, 0, 1]
+    assert table.describe_place(2) == f"{files['path']}, row 3"
+    assert table.describe_place(3) == f"{files['validation']}, row 1"
+
+
+def test_default_ids_number_each_file_and_a_limit_cuts_each(tmp_path):
+    files = two_files(tmp_path, "text\na\nb\nc\n", "text\nd\ne\nf\n")
+
+    table = read_table(DataSettings(**files, text="text", limit=2))
+
+    assert table.texts[0].to_pylist() == ["a", "b", "d", "e"]
+    assert table.ids.to_pylist() == ["0", "1", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ("text,y,n\na,1,i\nb,2,j\n", "text\ty\na\t1\n", "valid.tsv: found no column 'n'"),
+        ("text,y,n\na,1,i\nb,2,j\n", "text\ty\tn\na\t1\tk\nb\t\tl\n", "valid.tsv, row 2, column 'y': found ''"),
+        ("text,y,n\na,1,i\nb,2,j\n", "text\ty\tn\na\t1\tk\nb\t2\tk\n", "valid.tsv, row 2, column 'n': found 'k'"),
+        ("text,y,n\na,1,i\nb,2,i\n", "text\ty\tn\na\t1\tk\nb\t2\tk\n", "train.csv, row 2, column 'n': found 'i'"),
+        ("text,y,n\na,1,i\nb,2,j\n", "text\ty\tn\n", "valid.tsv: found no rows"),
+    ],
+)
+def test_what_is_wrong_names_the_file_that_it_is_in(train, validation, message, tmp_path):
+    files = two_files(tmp_path, train, validation)
+    with pytest.raises(TableError) as caught:
+        read_table(DataSettings(**files, text="text", target="y", id="n"))
+    assert message in str(caught.value)
+
+
+def test_a_validation_file_that_is_not_there_is_named_with_its_setting(tmp_path):
+    train = write(tmp_path / "train.csv", "text\na\n")
+    for file, advice in ((tmp_path / "none.csv", "correct data.validation"), (tmp_path, "set data.validation to")):
+        with pytest.raises(TableError, match=advice):
+            read_table(DataSettings(path=train, validation=file, text="text"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"fold": "part"}, "validation: not used where fold"),
+        ({"group": "author"}, "group: not used where validation"),
+        ({"encoding": "cp932"}, "encoding is not used for Parquet, and the file is a.parquet and b.parquet"),
+    ],
+)
+def test_settings_that_a_validation_file_makes_meaningless_are_refused(more, message):
+    with pytest.raises(ValidationError, match=message):
+        DataSettings(path="a.parquet", validation="b.parquet", **more)
+
+
+def test_the_digest_of_one_file_is_its_own_and_that_of_two_tells_them_apart(tmp_path):
+    one, other = (write(tmp_path / f"{name}.csv", f"text\n{name}\n") for name in "ab")
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (one, other)]
+    assert data_sha256(DataSettings(path=one)) == digests[0]
+    both = hashlib.sha256(f"{digests[0]}\n{digests[1]}\n".encode()).hexdigest()
+    assert data_sha256(DataSettings(path=one, validation=other)) == both
+    assert data_sha256(DataSettings(path=other, validation=one)) != both
+
+
+# A column that says which rows validate
+
+
+@pytest.mark.parametrize("training", ["train", "Training", " TRAIN "])
+@pytest.mark.parametrize("validation", ["valid", "validation", "Val", "dev ", "TEST"])
+def test_two_names_tell_the_rows_that_train_from_those_that_validate(training, validation, tmp_path):
+    path = write(tmp_path / "rows.csv", f"text,split\na,{training}\nb,{validation}\nc,{training}\n")
+    table = read(path, text="text", fold="split")
+    assert table.folds.tolist() == [1, 0, 1]
+    assert table.holdout
+    assert table.row_numbers.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["train", "holdout"], "row 2, column 'split': found 'holdout', expected the number of a fold (a whole number"),
+        (
+            ["train", "train"],
+            "column 'split': found 'train', expected two names: train or training for rows that train",
+        ),
+        (["dev", "dev"], "found 'dev', expected two names"),
+        (["train", "valid", "test"], "found 'test', 'train', 'valid', expected two names"),
+        (["valid", "test"], "found 'test', 'valid', expected two names"),
+        (["train", "0"], "row 1, column 'split': found 'train', expected the number of a fold"),
+    ],
+)
+def test_other_names_in_the_column_of_folds_are_refused_with_what_is_allowed(cells, message, tmp_path):
+    rows = "".join(f"a,{cell}\n" for cell in cells)
+    said = problem(tmp_path / "rows.csv", f"text,split\n{rows}", text="text", fold="split")
+    assert message in said
+    if "two names" in message or "holdout" in message:
+        assert "valid, validation, val, dev or test for rows that validate" in said

@@ -407,3 +407,37 @@ def test_readable_targets_are_columns_without_a_list_of_python_on_the_way():
     assert (lists.type, lists.to_pylist()) == (pa.list_(pa.float64()), [[1.0, 0.0], [0.0, 1.0]])
     names = targets_of("binary", ("a",), ("no", "yes"), [0, 0, 1])
     assert (names.type, names.to_pylist()) == (pa.string(), ["yes", "no"])
+
+
+def test_a_bad_cell_of_a_validation_file_is_named_there(tmp_path):
+    files = {"path": tmp_path / "train.csv", "validation": tmp_path / "valid.csv"}
+    files["path"].write_text("y\n0.5\n1.5\n2.5\n")
+    files["validation"].write_text("y\n1\nNA\n")
+    with pytest.raises(TableError) as caught:
+        parse_targets(read_table(DataSettings(**files, target="y")), "auto")
+    assert str(caught.value).startswith(f"{files['validation']}, row 2, column 'y': found 'NA'")
+    with pytest.raises(TableError, match=r"valid\.csv, row 2, column 'y': found 'NA'"):
+        parse_targets(read_table(DataSettings(**files, target="y")), "regression")
+
+
+def test_the_classes_are_those_of_both_files(tmp_path):
+    files = {"path": tmp_path / "train.csv", "validation": tmp_path / "valid.csv"}
+    files["path"].write_text("y\na\nb\n")
+    files["validation"].write_text("y\nc\na\n")
+    assert parse_targets(read_table(DataSettings(**files, target="y")), "auto").classes == ("a", "b", "c")
+
+
+def test_a_limit_that_leaves_one_class_of_a_sorted_table_is_named_as_the_likely_cause(tmp_path):
+    path = tmp_path / "sorted.csv"
+    path.write_text("y\n" + "a\n" * 5 + "b\n" * 5)
+    limited = read_table(DataSettings(path=path, target="y", limit=5))
+    with pytest.raises(TableError, match=r"'a' in every row.*only the first 5 rows.*raise or remove data\.limit"):
+        parse_targets(limited, "auto")
+
+
+def test_a_limit_that_leaves_no_row_out_is_not_named(tmp_path):
+    path = tmp_path / "same.csv"
+    path.write_text("y\n" + "a\n" * 5)
+    whole = read_table(DataSettings(path=path, target="y", limit=6))
+    with pytest.raises(TableError, match=r"check that data\.target is the right column"):
+        parse_targets(whole, "auto")

@@ -452,3 +452,15 @@ def test_a_limit_that_is_no_number_is_refused_before_anything_is_tokenized(
     with pytest.raises(SettingsError, match="LEANTUNE_CACHE_BYTES: found '1e9'"):
         run(TEXTS, tokenizer=tokenizer)
     assert calls == []
+
+
+# Unknown tokens
+
+
+def test_occurrences_of_a_token_are_counted_row_by_row_over_chunks_and_texts(tokenizer: Any, tmp_path: Path) -> None:
+    texts = ["bakole", "", "bakole bakole", "mi", "bakole mi", ""]
+    tokenized, _ = run(texts, texts[::-1], tokenizer=tokenizer, cache_dir=tmp_path, rows_per_chunk=4)
+    token = tokenized.ids(0)[0]
+    expected = [sum(int((tokenized.ids(row, text) == token).sum()) for text in (0, 1)) for row in range(6)]
+    assert tokenized.occurrences(token).tolist() == expected
+    assert sum(expected) > 4

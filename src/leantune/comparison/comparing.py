@@ -27,7 +27,7 @@ from leantune.comparison.results import RunResult
 from leantune.system.errors import RunFolderError
 from leantune.system.settings import flatten
 
-NOT_A_CHANGE = ("seed", "fold", "data.path", "device")
+NOT_A_CHANGE = ("seed", "fold", "data.path", "data.validation", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""
 
 

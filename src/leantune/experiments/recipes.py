@@ -20,6 +20,7 @@ from leantune.system.settings import Section, check, flatten, is_section
 
 SAME_FOR_ALL = {
     "data.path": "rows, set under base",
+    "data.validation": "rows, set under base",
     "data.target": "targets, set under base",
     "data.task": "task, set under base",
     "data.id": "rows, set under base",

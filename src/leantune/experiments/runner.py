@@ -10,7 +10,6 @@
 A recipe's folder is named after its settings. A file that has changed makes other folders, and the old ones stay.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -38,6 +37,7 @@ from leantune.system.files import locked, read_json, unwritable, write_json, wri
 from leantune.system.safe_yaml import parse_yaml
 from leantune.system.settings import check
 from leantune.tables.folds import fold_table
+from leantune.tables.table import DataSettings, data_sha256
 from leantune.training.evaluation import EvaluationSettings
 from leantune.training.events import (
     ComparisonEvent,
@@ -165,7 +165,7 @@ def _left_off(path: Path, recipe: Recipe) -> bool:
         before = read_json(path / "environment.json").get("data_sha256")
     except RunFolderError:
         return False
-    return before == _digest(recipe)
+    return before == data_sha256(recipe.config.data)
 
 
 def _try(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, Measured | str]:
@@ -359,7 +359,7 @@ def _write_plan(experiment: Experiment, folder: Path, folds: tuple[int, ...], co
             "baseline": experiment.baseline,
             "seeds": experiment.seeds,
             "folds": folds,
-            "data": str(config.data.path),
+            "data": _names(config.data),
             "model": config.model.name,
             "recipes": {recipe.name: {"folder": f"runs/{recipe.folder}"} for recipe in experiment.recipes},
         },
@@ -370,9 +370,11 @@ def _resolve_folds(experiment: Experiment) -> tuple[tuple[int, ...], int]:
     """Read the table as the runs will; return the folds to run, and how many rows there are."""
     config = experiment.recipes[0].config
     table, _, folds = fold_table(config.data, config.folds)
-    chosen = tuple(range(folds.count)) if experiment.folds == "all" else experiment.folds
+    chosen = tuple(folds.all_numbers()) if experiment.folds == "all" else experiment.folds
     for fold in chosen:
         if fold >= folds.count:
+            if folds.holdout:
+                raise SettingsError(f"folds: there is no fold {fold}; the data give one split, which is fold 0")
             raise SettingsError(f"folds: there is no fold {fold}; there are {folds.count}, numbered from 0")
     return chosen, len(table)
 
@@ -389,20 +391,20 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _refuse_other_data(experiment: Experiment, kept: dict[RunCell, RunResult]) -> None:
     """Raise `RunFolderError` where a finished run was made of other data than the file has now."""
-    path, now = experiment.recipes[0].config.data.path, _digest(experiment.recipes[0])
+    data = experiment.recipes[0].config.data
+    now = data_sha256(data)
     for result in kept.values():
         before = result.environment["data_sha256"]
         if before != now:
             raise RunFolderError(
-                f"{result.folder}: made from other data than {path} holds now (sha256 {before[:12]}, now {now[:12]}); "
-                "give another --output, or bring the old file back"
+                f"{result.folder}: made from other data than {_names(data)} holds now (sha256 {before[:12]}, "
+                f"now {now[:12]}); give another --output, or bring the old file back"
             )
 
 
-def _digest(recipe: Recipe) -> str:
-    """SHA-256 of a recipe's data, as `environment.json` has it."""
-    with recipe.config.data.path.expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _names(data: DataSettings) -> str:
+    """Name the files for people."""
+    return str(data.path) if data.validation is None else f"{data.path} (validation: {data.validation})"
 
 
 @contextmanager

@@ -54,6 +54,17 @@ class Config(Section):
             raise ValueError("data.target: name the column to learn (--target COLUMN)")
         if self.data.fold is not None and self.folds.model_fields_set:
             raise ValueError(f"folds: not used where data.fold ({self.data.fold!r}) gives every row's fold: remove one")
+        if self.data.validation is not None:
+            name = self.data.validation.name
+            if self.folds.model_fields_set:
+                raise ValueError(
+                    f"folds: not used where data.validation ({name}) holds the rows that validate: remove one"
+                )
+            if self.fold != 0:
+                raise ValueError(
+                    f"fold: found {self.fold}, and with data.validation there is one split only: the rows of {name} "
+                    "validate and all others train; set it to 0, or remove data.validation"
+                )
         if self.fold == "none":
             if self.folds.model_fields_set or self.data.fold is not None:
                 name = "data.fold" if self.data.fold is not None else "folds"
@@ -63,9 +74,10 @@ class Config(Section):
         return self
 
     def unused(self) -> set[str]:
-        """Folds that the table gives leave nothing to make, and without validation nothing is evaluated."""
-        unused = super().unused() | ({"folds"} if self.data.fold is not None else set())
-        return unused | ({"folds", "evaluation"} if self.fold == "none" else set())
+        """Folds that the data give leave nothing to make, and without validation nothing is evaluated."""
+        given = self.data.fold is not None or self.data.validation is not None or self.fold == "none"
+        unused = super().unused() | ({"folds"} if given else set())
+        return unused | ({"evaluation"} if self.fold == "none" else set())
 
 
 def load_config(path: Path | None, flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:

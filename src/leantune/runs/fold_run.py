@@ -241,7 +241,7 @@ def _write_results(
         }
         keeper.folder.write_predictions(
             fold.number,
-            rows=fold.validation_rows,
+            rows=prepared.row_numbers[fold.validation_rows],
             ids=prepared.ids.take(fold.validation_rows),
             targets=prepared.targets.readable(fold.validation_rows),
             predictions=best,
@@ -357,7 +357,7 @@ def _prove_saved(folder: Path, prepared: Prepared, fold: Fold, own: NDArray[np.f
     differences = np.abs(saved - own) if saved.shape == own.shape else np.full_like(own, np.inf)
     if (differences > MOST_DIFFERENCE * np.abs(own).max()).any():
         place = int(differences.max(axis=1).argmax())
-        row = sample.rows[place] + 1
+        row = prepared.row_numbers[sample.rows[place]] + 1
         raise TrainingError(
             f"{folder}: plain transformers gives {_listed(saved[place])} for row {row} with the saved model, and this "
             f"run gave {_listed(own[place])}: it would not do what the metrics say, so the run is not finished. "

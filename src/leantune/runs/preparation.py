@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,14 @@ from leantune.batches.plan import MicroBatch, Padding, RowsPerMicroBatch, Tokens
 from leantune.encoder.loading import load_encoder, model_path, resolve_dropout, train_rows_in_use
 from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
+from leantune.inspection.findings import duplicates_across_folds, unknown_tokens, untrained_classes
 from leantune.runs.config import Config
 from leantune.system.device import available_bytes
-from leantune.system.errors import DeviceError, SettingsError, TableError
+from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
 from leantune.tables.folds import FoldNumber, Folds, fold_table
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets, TaskKind
-from leantune.tokens.sequences import cut_alike, make_sequences
+from leantune.tokens.sequences import count_unknown, cut_alike, make_sequences
 from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
 from leantune.tokens.truncation import Sequences
 from leantune.training.defaults import default_epochs, default_learning_rate, layer_parameters
@@ -56,9 +56,10 @@ class Prepared:
 
     config: Config
     """Effective settings: with what every `auto` came to."""
-    data: Path
     ids: pa.Array
     """string [N]."""
+    row_numbers: NDArray[np.int64]
+    """[N]: each row's number in its file, from 0."""
     targets: Targets
     task: Task
     folds: Folds
@@ -89,7 +90,7 @@ def prepare(
     task = make_task(targets, config.loss)
     metric = own_metric or _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
-    fold_numbers: list[FoldNumber] = list(range(folds.count)) if config.fold == "all" else [config.fold]
+    fold_numbers: list[FoldNumber] = [*folds.all_numbers()] if config.fold == "all" else [config.fold]
     for number in fold_numbers:
         if not weights[folds.training_rows(number)].any():  # raises, too, where there is no such fold
             raise TableError(
@@ -120,6 +121,7 @@ def prepare(
             "computes for a text; set it to auto or dynamic, with which only rows of equal length share a micro-batch"
         )
     sequences = yield from _sequences(table, tokenizer, encoder, config)
+    findings = _inspect(config, table, targets, folds, fold_numbers, tokenizer=tokenizer, sequences=sequences)
     cut_alike(tokenizer, sequences, config.tokens)
 
     used = np.union1d(sequences.used_ids(encoder.vocabulary_size), [encoder.pad_id])
@@ -157,8 +159,8 @@ def prepare(
     )
     return Prepared(
         config=effective,
-        data=table.path,
         ids=table.ids,
+        row_numbers=table.row_numbers,
         targets=targets,
         task=task,
         folds=folds,
@@ -177,8 +179,8 @@ def prepare(
             for number in fold_numbers
         },
         fold_numbers=fold_numbers,
-        notes=tuple(
-            _notes(
+        notes=(
+            *_notes(
                 config,
                 effective,
                 targets=targets,
@@ -187,7 +189,8 @@ def prepare(
                 sequences=sequences,
                 encoder=encoder,
                 precision=precision,
-            )
+            ),
+            *findings,
         ),
     ), encoder
 
@@ -222,7 +225,7 @@ def _sequences(table: Table, tokenizer: Any, encoder: Encoder, config: Config) -
         config.tokens,
         vocabulary_size=encoder.vocabulary_size,
         position_limit=encoder.position_limit,
-        source=table.path,
+        describe_place=table.describe_place,
     )
     while True:
         try:
@@ -231,6 +234,32 @@ def _sequences(table: Table, tokenizer: Any, encoder: Encoder, config: Config) -
             sequences: Sequences = end.value
             return sequences
         yield Progress(stage="tokenize", done=reached.rows_done, total=reached.rows)
+
+
+def _inspect(
+    config: Config,
+    table: Table,
+    targets: Targets,
+    folds: Folds,
+    numbers: list[FoldNumber],
+    *,
+    tokenizer: Any,
+    sequences: Sequences,
+) -> list[Note]:
+    """Return warnings of what is known to go wrong; raises `ModelError` where training would be of no use."""
+    unknown, tokens = count_unknown(tokenizer, sequences.tokenized)
+    findings = [
+        *unknown_tokens(table, unknown, tokens, model=config.model.name, allowed=config.tokens.unknown == "allow")
+    ]
+    if validating := [number for number in numbers if number != "none"]:
+        findings += [
+            *duplicates_across_folds(table, folds, validating),
+            *untrained_classes(table, targets, folds, validating),
+        ]
+    for finding in findings:
+        if finding.severity == "error":
+            raise ModelError(f"{finding.about}: {finding.text}")
+    return [Note(event="warning", about=finding.about, text=finding.text) for finding in findings]
 
 
 def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
@@ -295,9 +324,9 @@ def _notes(
 ) -> Iterator[Note]:
     """Tell up front what was chosen and why, and what is cut."""
     rows = len(sequences.lengths)
-    yield Note(about="data", text=f"{rows:,} rows of {config.data.path}")
+    yield Note(about="data", text=f"{rows:,} rows of {' and '.join(map(str, config.data.files))}")
     yield Note(about="task", text=targets.reason)
-    yield Note(about="folds", text=f"{folds.count} folds ({folds.kind}), trained: {config.fold}")
+    yield Note(about="folds", text=_describe_folds(config, folds))
     for text in folds.notes:
         yield Note(about="folds", text=text)
     origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
@@ -344,6 +373,16 @@ def _describe_optimizer(config: Config, effective: Config, encoder: Encoder) -> 
         "the model's own dropout" if dropout is None else f"dropout {dropout:g}",
     ]
     return ", ".join(parts)
+
+
+def _describe_folds(config: Config, folds: Folds) -> str:
+    if folds.kind == "none":
+        return "all rows train, none validate"
+    if not folds.holdout:
+        return f"{folds.count} folds ({folds.kind}), trained: {config.fold}"
+    where = f"column {config.data.fold!r} says so" if config.data.validation is None else str(config.data.validation)
+    counts = [len(rows(0)) for rows in (folds.training_rows, folds.validation_rows)]
+    return f"no folds are made: {counts[0]:,} rows train, {counts[1]:,} validate ({where})"
 
 
 def _describe_limit(limit: MicroBatch) -> str:

@@ -14,13 +14,15 @@ from typing import Any
 from leantune.runs.config import Config, dump_config, read_yaml
 from leantune.runs.record import FOLD
 from leantune.system.errors import RunFolderError, TableError
-from leantune.system.files import read_json, sha256_of
+from leantune.system.files import read_json
 from leantune.system.settings import flatten
 from leantune.tables.folds import FoldNumber, fold_number
+from leantune.tables.table import data_sha256
 from leantune.training.checkpoint import SavedState, read_newest, remove_after
 
-FREE = ("data.path", "device", "checkpoint.", "batching.micro_batch")
-"""Settings that may change: where the same bytes lie, where it runs, how much at once, and how often it is saved."""
+FREE = ("data.path", "data.validation", "device", "checkpoint.", "batching.micro_batch", "tokens.unknown")
+"""Settings that may change: where the same bytes lie, where it runs, how much at once, how often it is saved, and what
+is refused before training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,15 @@ def finished_metrics(folder: Path, config: Config) -> dict[str, Any] | None:
     """
     if not (folder / "metrics.json").is_file():
         return None
-    data = config.data.path.expanduser()
-    if not data.is_file():
-        raise TableError(f"{data}: there is no such file; whether the finished run in {folder} is of it cannot be told")
+    for data in (path.expanduser() for path in config.data.files):
+        if not data.is_file():
+            raise TableError(
+                f"{data}: there is no such file; whether the finished run in {folder} is of it cannot be told"
+            )
     asked = {name: value for name, value in _comparable(dump_config(config)).items() if value != "auto"}
     had = {name: value for name, value in _comparable(read_yaml(folder / "config.yaml")).items() if name in asked}
     before = had | {"data_sha256": read_json(folder / "environment.json").get("data_sha256")}
-    now = asked | {"data_sha256": sha256_of(data)}
+    now = asked | {"data_sha256": data_sha256(config.data)}
     changes = list(differences(before, now))
     if changes:
         raise RunFolderError(_refusal(folder, changes, "it is finished; give another --output"))

@@ -199,6 +199,7 @@ def train(
     text: str | list[str] | None = None,
     target: str | list[str] | None = None,
     model: str | None = None,
+    validation: str | Path | None = None,
     fold: FoldNumber | str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -209,10 +210,11 @@ def train(
 ) -> Run:
     """Fine-tune an encoder on a table of texts; the same as `leantune train`.
 
-    `data`, `text`, `target`, `model` and `fold` are the settings `data.path`, `data.text`, `data.target`, `model.name`
-    and `fold`; `settings` holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML
-    file that all of these override. `metric` chooses the best evaluation: the setting `evaluation.metric`, or a
-    function of targets and predictions (see `leantune.Metric`) that returns a number, higher being better; give
+    `data`, `text`, `target`, `model`, `validation` and `fold` are the settings `data.path`, `data.text`, `data.target`,
+    `model.name`, `data.validation` (a second table: its rows validate, and all of `data` train) and `fold`; `settings`
+    holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML file that all of these
+    override. `metric` chooses the best evaluation: the setting `evaluation.metric`, or a function of targets and
+    predictions (see `leantune.Metric`) that returns a number, higher being better; give
     `leantune.Metric(name=..., function=..., lower_is_better=True)` where lower is better. Writes the run folder
     `output` and, with `display`, shows progress. With `resume` an interrupted run in that folder goes on, and one that
     is finished is returned as it is; `data` and `config` may then be left out, which takes the run's own settings, but
@@ -220,7 +222,14 @@ def train(
     `InputError` for what the caller must change, `TrainingError` where training cannot go on, and `SavingError` where a
     file cannot be written.
     """
-    flags = {"data.path": data, "data.text": text, "data.target": target, "model.name": model, "fold": fold}
+    flags = {
+        "data.path": data,
+        "data.text": text,
+        "data.target": target,
+        "data.validation": validation,
+        "model.name": model,
+        "fold": fold,
+    }
     if isinstance(metric, str):
         flags["evaluation.metric"] = metric
     own = None if metric is None or isinstance(metric, str) else as_metric(metric)

@@ -19,8 +19,8 @@ from leantune.runs.preparation import Prepared
 from leantune.runs.record import RunFolder, code_revision
 from leantune.runs.resume import Progress, checkpoint_place
 from leantune.system.device import describe_device, peak_device_bytes, processor_name
-from leantune.system.files import sha256_of
 from leantune.tables.folds import FoldNumber
+from leantune.tables.table import data_sha256
 from leantune.training.checkpoint import write_checkpoint
 from leantune.training.clock import Phase, PhaseClock, peak_process_bytes
 from leantune.training.events import Checkpoint, Resume
@@ -124,7 +124,7 @@ def _describe_environment(prepared: Prepared, encoder: Encoder, device: torch.de
         "processor": processor_name(),
         "device": describe_device(device),
         "code_revision": code_revision(),
-        "data_sha256": sha256_of(prepared.data),
+        "data_sha256": data_sha256(prepared.config.data),
         "tokenizer_sha256": prepared.tokenizer_fingerprint,
         "model_sha256": weights_digest(encoder),
         "folds_sha256": hashlib.sha256(prepared.folds.of_row.tobytes()).hexdigest(),

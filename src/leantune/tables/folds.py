@@ -65,15 +65,28 @@ class Folds:
     """[N]: the fold in which a row validates."""
 
     kind: FoldKind
-    """How the rows were dealt; never `auto`. `given`: the table has a column of folds; `none`: they were not dealt."""
+    """How the rows were dealt; never `auto`. `given`: by a column of the table, or by a validation file; `none`: they
+    were not dealt."""
 
     notes: tuple[str, ...] = ()
     """What the user should know: one sentence each."""
 
+    holdout: bool = False
+    """Whether the rows were split by the user: those of fold 0 validate, and those of fold 1 only train."""
+
     @property
     def count(self) -> int:
-        """Number of folds."""
-        return int(self.of_row.max()) + 1
+        """Number of folds that validate."""
+        return 1 if self.holdout else int(self.of_row.max()) + 1
+
+    def all_numbers(self) -> list[int]:
+        """Return the numbers of all folds; SettingsError where there is one split only, which is not all of a table."""
+        if self.holdout:
+            raise SettingsError(
+                "fold: all trains one model a fold, and the data give one split into rows that train and rows that "
+                "validate: set it to 0"
+            )
+        return list(range(self.count))
 
     def validation_rows(self, fold: FoldNumber) -> IntArray:
         """Return the numbers of the rows that validate in `fold`, ascending; SettingsError if there is no such fold."""
@@ -90,6 +103,10 @@ class Folds:
         return np.flatnonzero(self.of_row != fold).astype(np.int64, copy=False)
 
     def _check(self, fold: int) -> None:
+        if self.holdout and fold != 0:
+            raise SettingsError(
+                f"There is no fold {fold}: the data say which rows train and which validate, and that is fold 0."
+            )
         if not 0 <= fold < self.count:
             raise SettingsError(f"There is no fold {fold}: the folds are 0 to {self.count - 1}.")
 
@@ -125,7 +142,7 @@ def fold_table(data: DataSettings, settings: FoldSettings | None) -> tuple[Table
     if settings is None:
         folds = Folds(of_row=np.zeros(len(table), dtype=np.int64), kind="none")
     elif table.folds is not None:
-        folds = given_folds(table.folds)
+        folds = given_folds(table.folds, table.holdout)
     else:
         folds = make_folds(targets, table.groups, settings)
     return table, targets, folds
@@ -163,8 +180,8 @@ def make_folds(targets: Targets, groups: ArrayLike | None, settings: FoldSetting
     return Folds(of_row=of_row, kind=kind, notes=tuple(notes))
 
 
-def given_folds(of_row: IntArray) -> Folds:
-    """Take the folds from a column of the table, [N].
+def given_folds(of_row: IntArray, holdout: bool = False) -> Folds:
+    """Take the folds from a column of the table, [N]; with `holdout`, only fold 0 validates.
 
     Raises TableError unless they are numbered 0, 1, 2, ... without gaps. Two folds are enough: fold 0 for the rows that
     validate, fold 1 for all others.
@@ -182,7 +199,7 @@ def given_folds(of_row: IntArray) -> Folds:
             f"The column of folds has the numbers {found}, expected 0 to {len(numbers) - 1}; "
             "number the folds from 0 without gaps."
         )
-    return Folds(of_row=of_row, kind="given")
+    return Folds(of_row=of_row, kind="given", holdout=holdout)
 
 
 def _resolve_kind(task: TaskKind, groups: ArrayLike | None, kind: str) -> FoldKind:
@@ -340,7 +357,10 @@ def _note_rare(what: str, names: Sequence[str], sizes: Iterable[int], count: int
     if not rare:
         return []
     shown = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-    return [f"Some folds validate without a {what} that has fewer rows than there are folds ({count}): {shown}."]
+    return [
+        f"Some folds validate without a {what} that has fewer rows than there are folds ({count}): {shown}. Their "
+        f"metrics do not measure it, and a fold that validates all rows of a {what} never trains on it."
+    ]
 
 
 def _too_few(found: int, what: str, count: int) -> TableError:

@@ -42,6 +42,8 @@ class ReadOptions:
     """Of CSV and TSV; None is a tab for .tsv and a comma for .csv."""
     limit: int | None = None
     """Most rows to read; None reads all."""
+    setting: str = "data.path"
+    """The setting that names the file, for messages."""
 
 
 def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str, pa.Array]:
@@ -51,9 +53,9 @@ def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str
     """
     try:
         if stat.S_ISDIR(path.stat().st_mode):
-            raise TableError(f"{path}: found a folder, expected a file; set data.path to the table in it")
+            raise TableError(f"{path}: found a folder, expected a file; set {options.setting} to the table in it")
     except OSError as error:
-        raise TableError(f"{path}: found no readable file ({error.strerror}); correct data.path") from None
+        raise TableError(f"{path}: found no readable file ({error.strerror}); correct {options.setting}") from None
     kind, _ = file_format(path)
     if kind is None:
         raise TableError(

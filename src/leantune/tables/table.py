@@ -3,6 +3,7 @@
 Nothing is guessed from a cell's looks: "NA", "null", "001" and "True" stay the texts they are.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,10 +15,17 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from leantune.system.errors import SettingsError, TableError
+from leantune.system.files import sha256_of
 from leantune.system.settings import Section
 from leantune.tables.readers import ReadOptions, cell_error, file_format, listed, read_cells, refuse_cells, shown
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+_A_NUMBER = "a number such as 12, -1.5 or 2e-3"
+
+TRAINING_NAMES = ("train", "training")
+VALIDATION_NAMES = ("valid", "validation", "val", "dev", "test")
+"""What a column of folds may call the rows that train and those that validate, whatever the case."""
 
 _Columns = Annotated[tuple[str, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
 
@@ -29,6 +37,10 @@ class DataSettings(Section):
     """CSV, TSV, JSON lines or Parquet, by its name: .csv, .tsv, .jsonl, .ndjson, .json or .parquet, or one of these
     followed by .gz or .zst."""
 
+    validation: Path | None = None
+    """A second file, with the same columns, whose rows validate: all rows of `path` train, and no folds are made. Null
+    takes the rows that validate from `path`."""
+
     text: _Columns = ()
     """Column of the texts, or two columns for pairs of texts."""
 
@@ -36,7 +48,7 @@ class DataSettings(Section):
     """Column to predict; several for several numbers, for labels of 0 and 1, or for shares of classes."""
 
     id: str | None = None
-    """Column that names each row, no two alike; null numbers the rows from 0."""
+    """Column that names each row, no two of a file alike; null numbers the rows of each file from 0."""
 
     group: str | None = None
     """Column whose equal values must not be parted by the folds (author, article), or null."""
@@ -45,7 +57,8 @@ class DataSettings(Section):
     """Column of each row's weight in the loss (0 or more, of any scale), or null for equal weights."""
 
     fold: str | None = None
-    """Column of the fold in which each row validates (a whole number from 0), or null to make folds."""
+    """Column of the fold in which each row validates: a whole number from 0, or two names such as train and validation
+    (also training; valid, val, dev or test). Null makes folds."""
 
     task: Literal["auto", "regression", "binary", "multiclass", "multilabel", "soft"] = "auto"
     """What the target is; auto decides by its values and says why. `soft`, which auto never takes: the targets are the
@@ -58,7 +71,7 @@ class DataSettings(Section):
     """One ASCII character between the fields of CSV or TSV; null is a tab for .tsv and a comma for .csv."""
 
     limit: int | None = Field(default=None, ge=1)
-    """Read only the first rows, this many, for a trial; null reads all."""
+    """Read only the first rows of each file, this many, for a trial; null reads all."""
 
     @field_validator("encoding")
     @classmethod
@@ -83,24 +96,42 @@ class DataSettings(Section):
             raise ValueError(f"text names {len(self.text)} columns, and a row has one text or a pair: name one or two")
         if len(set(named)) < len(named):
             raise ValueError(f"text and target name a column twice ({listed(named)}): a column is one thing")
-        kind, _ = file_format(self.path)
-        if self.delimiter is not None and kind in {"json", "parquet"}:
-            raise ValueError(f"delimiter is used only for CSV and TSV, and the file is {self.path.name}: remove it")
-        if self.encoding != "utf-8" and kind == "parquet":
-            raise ValueError(f"encoding is not used for Parquet, and the file is {self.path.name}: remove it")
+        kinds = {file_format(path)[0] for path in self.files}
+        names = " and ".join(path.name for path in self.files)
+        if self.delimiter is not None and kinds <= {"json", "parquet"}:
+            raise ValueError(f"delimiter is used only for CSV and TSV, and the file is {names}: remove it")
+        if self.encoding != "utf-8" and kinds == {"parquet"}:
+            raise ValueError(f"encoding is not used for Parquet, and the file is {names}: remove it")
+        if self.validation is not None and self.fold is not None:
+            raise ValueError(
+                f"validation: not used where fold ({self.fold!r}) gives every row's fold: remove one of them"
+            )
+        if self.validation is not None and self.group is not None:
+            raise ValueError(
+                f"group: not used where validation ({self.validation.name}) holds the rows that validate, since no "
+                "folds are made: remove one of them"
+            )
         return self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files to read: `path`, and `validation` where it is set."""
+        return (self.path,) if self.validation is None else (self.path, self.validation)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """N rows in the file's order. Targets are still text: what they mean is for `parse_targets` to say."""
+    """N rows in the file's order, those of a validation file after all others.
+
+    Targets are still text: what they mean is for `parse_targets` to say.
+    """
 
     path: Path
-    """Where the rows come from, for messages."""
+    """Where the rows come from, for messages; the last ones come from `validation_path` where there is one."""
     texts: tuple[pa.Array, ...]
     """One large_string array (a column may exceed 2 GiB) [N] a text column, without nulls."""
     ids: pa.Array
-    """string [N], no two alike."""
+    """string [N], no two of a file alike."""
     targets: dict[str, pa.Array]
     """Column -> string [N], never empty."""
     groups: pa.Array | None
@@ -109,24 +140,112 @@ class Table:
     """[N], finite, 0 or more, their sum positive."""
     folds: npt.NDArray[np.int64] | None
     """[N], 0 or more."""
+    holdout: bool = False
+    """Whether the folds are a split: fold 0 validates, and fold 1 only trains."""
+    validation_path: Path | None = None
+    """The file of the rows that validate, or None where all rows come from `path`."""
+    limit: int | None = None
+    """Rows that were read of `path`, where these are as many as `data.limit` allows: it may have more."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def row_numbers(self) -> npt.NDArray[np.int64]:
+        """[N]: each row's number in its file, from 0."""
+        numbers = np.arange(len(self), dtype=np.int64)
+        numbers[self._first_count :] -= self._first_count
+        return numbers
+
+    @property
+    def _first_count(self) -> int:
+        """How many rows come from `path`."""
+        return len(self) if self.validation_path is None or self.folds is None else int((self.folds != 0).sum())
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """Return the file of a row, and its number there, from 0."""
+        if self.validation_path is None or row < self._first_count:
+            return self.path, row
+        return self.validation_path, row - self._first_count
+
+    def describe_place(self, row: int) -> str:
+        """Name a row for a message, which counts from 1: `train.csv, row 7`."""
+        path, number = self.place(row)
+        return f"{path}, row {number + 1}"
+
+    def refuse_cells(self, column: str, bad: npt.NDArray[np.bool_], *, expected: str) -> None:
+        """Raise `TableError` at the first cell of a target column where `bad` [N] is true."""
+        if bad.any():
+            row = int(bad.argmax())
+            path, number = self.place(row)
+            raise cell_error(path, number, column, shown(self.targets[column][row].as_py()), expected=expected)
+
+    def numbers(self, column: str) -> npt.NDArray[np.float64]:
+        """Turn a target column into float64 [N]; raises `TableError` as `parse_numbers` does."""
+        numbers = numbers_or_nan(self.targets[column])
+        self.refuse_cells(column, np.isnan(numbers), expected=_A_NUMBER)
+        return numbers
+
 
 def read_table(settings: DataSettings) -> Table:
-    """Read the columns that the settings name.
+    """Read the columns that the settings name, of the table and, after its rows, of the validation file.
 
-    Raises `TableError` where the file, a column or a cell is not what it must be, and `SettingsError` where no column
-    is named.
+    Raises `TableError` where a file, a column or a cell is not what it must be, and `SettingsError` where no column is
+    named.
     """
-    path = settings.path.expanduser()
+    table = _read_file(settings, settings.path.expanduser(), "data.path")
+    if settings.validation is not None:
+        table = _join(table, _read_file(settings, settings.validation.expanduser(), "data.validation"))
+    if table.weights is not None and not table.weights.any():
+        raise TableError(
+            f"{table.path}, column {settings.weight!r}: found only weights of 0, expected a positive one; correct them"
+        )
+    return table
+
+
+def data_sha256(settings: DataSettings) -> str:
+    """Return the SHA-256 of the table's file, or, with a validation file, of what tells both and their order.
+
+    That is the SHA-256 of the two files' own, a line each: `sha256sum TRAIN FILE | cut -c -64 | sha256sum`.
+    """
+    digests = [sha256_of(path.expanduser()) for path in settings.files]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def _join(train: Table, validation: Table) -> Table:
+    """Put the rows of the validation file after those that train."""
+
+    def both(one: pa.Array, other: pa.Array) -> pa.Array:
+        return pa.concat_arrays([one, other])
+
+    weights = None
+    if train.weights is not None and validation.weights is not None:
+        weights = np.concatenate([train.weights, validation.weights])
+    return Table(
+        path=train.path,
+        texts=tuple(both(one, other) for one, other in zip(train.texts, validation.texts, strict=True)),
+        ids=both(train.ids, validation.ids),
+        targets={name: both(cells, validation.targets[name]) for name, cells in train.targets.items()},
+        groups=None,
+        weights=weights,
+        folds=np.repeat(np.array([1, 0], dtype=np.int64), [len(train), len(validation)]),
+        holdout=True,
+        validation_path=validation.path,
+        limit=train.limit,
+    )
+
+
+def _read_file(settings: DataSettings, path: Path, setting: str) -> Table:
     others = [name for name in (settings.id, settings.group, settings.weight, settings.fold) if name is not None]
     columns = list(dict.fromkeys([*settings.text, *settings.target, *others]))
     if not columns:
         raise SettingsError("data.text and data.target name no column; set data.text to the column of the texts")
 
-    options = ReadOptions(encoding=settings.encoding, delimiter=settings.delimiter, limit=settings.limit)
+    options = ReadOptions(
+        encoding=settings.encoding, delimiter=settings.delimiter, limit=settings.limit, setting=setting
+    )
     cells = read_cells(path, columns, options)
     if not len(cells[columns[0]]):
         raise TableError(
@@ -142,6 +261,9 @@ def read_table(settings: DataSettings) -> Table:
     else:
         ids = strings[settings.id]
         _refuse_duplicates(path, settings.id, ids)
+    folds, holdout = None, False
+    if settings.fold is not None:
+        folds, holdout = _parse_folds(path, settings.fold, strings[settings.fold])
     return Table(
         path=path,
         texts=texts,
@@ -149,7 +271,9 @@ def read_table(settings: DataSettings) -> Table:
         targets={name: strings[name] for name in settings.target},
         groups=None if settings.group is None else strings[settings.group],
         weights=None if settings.weight is None else _parse_weights(path, settings.weight, strings[settings.weight]),
-        folds=None if settings.fold is None else _parse_folds(path, settings.fold, strings[settings.fold]),
+        folds=folds,
+        holdout=holdout,
+        limit=settings.limit if settings.limit == len(ids) else None,
     )
 
 
@@ -160,7 +284,7 @@ def parse_numbers(path: Path, column: str, values: pa.Array) -> npt.NDArray[np.f
     or a number too large for float64.
     """
     numbers = numbers_or_nan(values)
-    refuse_cells(path, column, values, np.isnan(numbers), expected="a number such as 12, -1.5 or 2e-3")
+    refuse_cells(path, column, values, np.isnan(numbers), expected=_A_NUMBER)
     return numbers
 
 
@@ -194,13 +318,40 @@ def _refuse_duplicates(path: Path, column: str, ids: pa.Array) -> None:
 def _parse_weights(path: Path, column: str, values: pa.Array) -> npt.NDArray[np.float64]:
     weights = parse_numbers(path, column, values)
     refuse_cells(path, column, values, weights < 0, expected="a weight of 0 or more")
-    if not weights.any():
-        raise TableError(f"{path}, column {column!r}: found only weights of 0, expected a positive one; correct them")
     return weights
 
 
-def _parse_folds(path: Path, column: str, values: pa.Array) -> npt.NDArray[np.int64]:
-    numbers = parse_numbers(path, column, values)
+def _parse_folds(path: Path, column: str, values: pa.Array) -> tuple[npt.NDArray[np.int64], bool]:
+    """Return the fold of each row [N], and whether the column names the rows that train and those that validate."""
+    numbers = numbers_or_nan(values)
+    if np.isnan(numbers).all():
+        return _parse_split(path, column, values), True
+    # NaN is unequal to itself, too.
     bad = (numbers < 0) | (numbers != np.floor(numbers)) | (numbers >= 2**31)
-    refuse_cells(path, column, values, bad, expected="the number of a fold: a whole number from 0")
-    return numbers.astype(np.int64)
+    expected = "the number of a fold: a whole number from 0, as in other rows"
+    refuse_cells(path, column, values, bad, expected=expected)
+    return numbers.astype(np.int64), False
+
+
+def _parse_split(path: Path, column: str, values: pa.Array) -> npt.NDArray[np.int64]:
+    """Return 0 for the rows whose cell says that they validate, and 1 for those that train [N]."""
+    cells = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+    allowed = (
+        f"{' or '.join(TRAINING_NAMES)} for rows that train and {_one_of(VALIDATION_NAMES)} for rows that validate"
+    )
+    trains, validates = (
+        pc.is_in(cells, pa.array(names, cells.type)).to_numpy(zero_copy_only=False)
+        for names in (TRAINING_NAMES, VALIDATION_NAMES)
+    )
+    expected = f"the number of a fold (a whole number from 0), or {allowed}"
+    refuse_cells(path, column, values, ~(trains | validates), expected=expected)
+    if len(found := sorted(pc.unique(cells).to_pylist())) != 2 or trains.all() or validates.all():
+        raise TableError(
+            f"{path}, column {column!r}: found {listed(found)}, expected two names: {allowed}; give all rows that "
+            "train one name and all rows that validate another, and remove other rows"
+        )
+    return np.where(validates, 0, 1).astype(np.int64)
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leantune.system.errors import SettingsError, TableError
-from leantune.tables.readers import listed, refuse_cells, shown
-from leantune.tables.table import Table, numbers_or_nan, parse_numbers
+from leantune.tables.readers import listed, shown
+from leantune.tables.table import Table, numbers_or_nan
 
 TaskKind = Literal["regression", "binary", "multiclass", "multilabel", "soft"]
 
@@ -153,15 +153,15 @@ def _refuse_stray_texts(table: Table, column: str, is_number: npt.NDArray[np.boo
     texts = pc.utf8_lower(pc.utf8_trim_whitespace(cells.filter(pa.array(~is_number))))
     if is_number.mean() >= _MOSTLY_NUMBERS or _MISSING_MARKS.issuperset(texts.unique().to_pylist()):
         expected = "a number, as in most rows (set data.task to multiclass if these are class names)"
-        refuse_cells(table.path, column, cells, ~is_number, expected=expected)
+        table.refuse_cells(column, ~is_number, expected=expected)
 
 
 def _parse_matrix(table: Table, columns: tuple[str, ...], kind: TaskKind, reason: str) -> Targets:
-    values = np.stack([parse_numbers(table.path, name, table.targets[name]) for name in columns], axis=1)
+    values = np.stack([table.numbers(name) for name in columns], axis=1)
     if kind == "multilabel":
         for name, numbers in zip(columns, values.T, strict=True):
             outside = (numbers != 0) & (numbers != 1)
-            refuse_cells(table.path, name, table.targets[name], outside, expected="0 or 1, as data.task is multilabel")
+            table.refuse_cells(name, outside, expected="0 or 1, as data.task is multilabel")
     if kind == "soft":
         values = _normalise_shares(table, columns, values)
     constant = [name for name, numbers in zip(columns, values.T, strict=True) if numbers.min() == numbers.max()]
@@ -178,7 +178,7 @@ def _normalise_shares(
     """Return the shares [N, K] divided by their sum in each row, which may differ from 1 by what rounding leaves."""
     for name, numbers in zip(columns, values.T, strict=True):
         expected = "a share of 0 or more, as data.task is soft"
-        refuse_cells(table.path, name, table.targets[name], numbers < 0, expected=expected)
+        table.refuse_cells(name, numbers < 0, expected=expected)
     with np.errstate(over="ignore"):  # not 1 either
         sums = values.sum(axis=1)
     wrong = np.abs(sums - 1) > _SHARES_TOLERANCE + 1e-12  # 0.999 is within it, and 1 - 0.999 is more than 0.001
@@ -186,7 +186,7 @@ def _normalise_shares(
         row = int(wrong.argmax())
         cells = listed([table.targets[name][row].as_py() for name in columns], 6)
         raise TableError(
-            f"{table.path}, row {row + 1}, columns {listed(columns, 6)}: found shares that add up to {sums[row]:.6g} "
+            f"{table.describe_place(row)}, columns {listed(columns, 6)}: found shares that add up to {sums[row]:.6g} "
             f"({cells}), expected 1 (within {_SHARES_TOLERANCE:g}), as data.task is soft; correct the cells or remove "
             "the row"
         )
@@ -226,7 +226,13 @@ def _encode(cells: pa.Array) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
 
 
 def _one_value(table: Table, column: str) -> TableError:
+    advice = "check that data.target is the right column"
+    if table.limit is not None:
+        advice = (
+            f"data.limit reads only the first {table.limit:,} rows, and a table that is sorted by its target begins "
+            "with one value: raise or remove data.limit, or shuffle the rows of the file"
+        )
     return TableError(
         f"{table.path}, column {column!r}: found {shown(table.targets[column][0].as_py())} in every row, expected at "
-        "least two different values; check that data.target is the right column"
+        f"least two different values; {advice}"
     )

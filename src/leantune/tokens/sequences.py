@@ -4,13 +4,17 @@ Training, prediction and inspection go it alike, so that all of them read the sa
 """
 
 import sys
-from collections.abc import Generator
-from pathlib import Path
+from collections.abc import Callable, Generator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from leantune.system.errors import TableError
-from leantune.tokens.tokens import Texts, TokenizingProgress, check_tokenizer, tokenize
+from leantune.tokens.tokens import Texts, TokenizedTexts, TokenizingProgress, check_tokenizer, tokenize
 from leantune.tokens.truncation import Sequences, TokenSettings, discover_template, truncate
+
+WORD_MARK = "▁"
 
 
 def make_sequences(
@@ -20,13 +24,13 @@ def make_sequences(
     *,
     vocabulary_size: int,
     position_limit: int | None,
-    source: Path,
+    describe_place: Callable[[int], str],
 ) -> Generator[TokenizingProgress, None, Sequences]:
     """Return the sequences of N rows, yielding progress while they are tokenized.
 
     `texts` has a column [N] for each text of a row. `position_limit` is the longest sequence that the model takes; None
-    is the tokenizer's own limit. `source` is the file that messages name. Raises `ModelError` for a tokenizer that is
-    not this model's, and `TableError` for a text without a single token.
+    is the tokenizer's own limit. `describe_place` names the file and row of a row's index, for messages. Raises
+    `ModelError` for a tokenizer that is not this model's, and `TableError` for a text without a single token.
     """
     check_tokenizer(tokenizer, vocabulary_size)
     tokenized = yield from tokenize(texts, tokenizer)
@@ -34,12 +38,27 @@ def make_sequences(
     limit = position_limit or min(tokenizer.model_max_length, sys.maxsize)
     sequences = truncate(tokenized, template, settings, limit)
     if not sequences.lengths.all():
-        row = int(sequences.lengths.argmin()) + 1
         raise TableError(
-            f"{source}, row {row}: found an empty text, expected at least one token, since this model's tokenizer "
-            "adds no special tokens; remove the row"
+            f"{describe_place(int(sequences.lengths.argmin()))}: found an empty text, expected at least one token, "
+            "since this model's tokenizer adds no special tokens; remove the row"
         )
     return sequences
+
+
+def count_unknown(tokenizer: Any, tokenized: TokenizedTexts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many tokens of each row are unknown to the tokenizer, and how many tokens the row has; both [N].
+
+    Not counted is SentencePiece's bare mark of a word's beginning: all that it knows of a text in another script. A
+    tokenizer without an unknown token, such as one that goes by bytes, knows everything.
+    """
+    tokens = np.asarray(np.sum(tokenized.counts, axis=0, dtype=np.int64))
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return np.zeros_like(tokens), tokens
+    mark = tokenizer.convert_tokens_to_ids(WORD_MARK)
+    if mark is not None and mark != unknown:
+        tokens = tokens - tokenized.occurrences(mark)
+    return tokenized.occurrences(unknown), tokens
 
 
 def cut_alike(tokenizer: Any, sequences: Sequences, settings: TokenSettings) -> None:

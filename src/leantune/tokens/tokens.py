@@ -71,6 +71,17 @@ class TokenizedTexts:
     """[C][tokens] token ids, row after row; read-only."""
     rows_per_chunk: int
 
+    def occurrences(self, token: int) -> npt.NDArray[np.int64]:
+        """How many tokens of each row are `token` [N], all texts of the row together; reads the file once."""
+        found = np.zeros(len(self.counts[0]), np.int64)
+        for chunks, offsets in zip(self.values, self.offsets, strict=True):
+            start = 0
+            for values, bounds in zip(chunks, offsets, strict=True):
+                before = np.concatenate(([0], np.cumsum(values == token)))  # of the chunk's tokens up to each place
+                found[start : start + len(bounds) - 1] += np.diff(before[bounds])
+                start += len(bounds) - 1
+        return found
+
     def ids(self, row: int, text: int = 0) -> Int32Array:
         """Token ids of one text of one row: [tokens], a read-only view into the file."""
         chunk, index = divmod(row, self.rows_per_chunk)

@@ -35,6 +35,10 @@ class TokenSettings(Section):
     """With head_tail: the share of the kept tokens that come from the text's start, rounded half up to whole tokens;
     half, since neither end is known to matter more. 1 is head, 0 is tail."""
 
+    unknown: Literal["refuse", "allow"] = "refuse"
+    """What to do where more than 90 percent of all tokens are unknown to the tokenizer, as with texts in a script that
+    it does not have: refuse to train, or allow it with a warning."""
+
     used_only_with: ClassVar = {"head_fraction": ("truncation", frozenset({"head_tail"}))}
 
 
