@@ -5,7 +5,7 @@ python docs/generate_settings.py
 
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
@@ -24,6 +24,8 @@ Written by `python docs/generate_settings.py` from the docstrings in `src/leantu
 
 def describe_type(annotation: Any) -> str:
     """`str | None` and the like, as a YAML writer would put it."""
+    if get_origin(annotation) is Annotated:  # a type with bounds
+        return describe_type(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " \\| ".join(str(value) for value in get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -34,8 +36,9 @@ def describe_type(annotation: Any) -> str:
         return "column or list of columns"
     if args := get_args(annotation):
         return " \\| ".join(map(describe_type, args))
+    name: str = annotation.__name__
     return {"int": "whole number", "float": "number", "str": "text", "Path": "file", "bool": "true \\| false"}.get(
-        annotation.__name__, annotation.__name__
+        name, name
     )
 
 

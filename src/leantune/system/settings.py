@@ -4,11 +4,15 @@ import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar, Literal, TypeGuard, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 from leantune.system.errors import SettingsError
+
+
+BOUNDS = ("greater_", "less_", "finite_")
+"""What pydantic's findings about a number that is too large or too small begin with."""
 
 
 class Section(BaseModel):
@@ -56,7 +60,15 @@ def check(section: type[SectionType], settings: Mapping[str, Any], name: str = "
     try:
         return section.model_validate(settings)
     except ValidationError as error:
-        lines = [_explain(detail, section, settings, name) for detail in error.errors()]
+        details = error.errors()
+        # Of a choice such as `auto or a number`, the bound that was broken says more than the list of choices.
+        out_of_bounds = {detail["loc"][:-1] for detail in details if detail["type"].startswith(BOUNDS)}
+        details = [
+            detail
+            for detail in details
+            if detail["type"].startswith(BOUNDS) or detail["loc"][:-1] not in out_of_bounds or len(detail["loc"]) < 3
+        ]
+        lines = [_explain(detail, section, settings, name) for detail in details]
         raise SettingsError("\n".join(dict.fromkeys(lines))) from None  # a union finds the same once for each choice
 
 
@@ -94,7 +106,7 @@ def _explain(detail: Any, section: type[Section], settings: Mapping[str, Any], p
 def _expected(detail: Any, kind: Any) -> str:
     """Say what pydantic's finding asks for: a value within bounds, or else any that a type has."""
     message: str = detail["msg"]
-    if detail["type"].startswith(("greater_", "less_", "finite_")):
+    if detail["type"].startswith(BOUNDS):
         return message.removeprefix("Input should be ")
     if is_section(kind):
         return f"its settings: {', '.join(kind.model_fields)}"
@@ -107,6 +119,8 @@ def _values(kind: Any) -> Iterator[str]:
     if is_section(kind):
         fields = {name: " or ".join(_values(field.annotation)) for name, field in kind.model_fields.items()}
         yield f"{{{', '.join(f'{name}: {values}' for name, values in fields.items())}}}"
+    elif get_origin(kind) is Annotated:  # a type with bounds
+        yield from _values(get_args(kind)[0])
     elif get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif get_origin(kind) is dict:
