@@ -141,8 +141,11 @@ def layout(rows: Iterable[tuple[str, str]], style: str = "bold") -> Table:
 def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a finished run's result as lines for a person, each with its heading; `metrics` as in `metrics.json`."""
     overall = metrics["overall"]
-    lines = [("", f"{'best':>10}  {'last':>10}")]
-    for name, best in overall["best"].items():
+    if overall["best"] is None:
+        lines = [("trained", f"on all {sum(fold['training_rows'] for fold in metrics['folds'].values()):,} rows")]
+    else:
+        lines = [("", f"{'best':>10}  {'last':>10}")]
+    for name, best in (overall["best"] or {}).items():
         if name not in SUMMARY and name != metrics.get("metric"):
             continue
         lines.append((name, f"{_score(best):>10}  {_score(overall['last'][name]):>10}"))

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from leantune.system.errors import SettingsError
 
-
 BOUNDS = ("greater_", "less_", "finite_")
 """What pydantic's findings about a number that is too large or too small begin with."""
 

@@ -118,6 +118,6 @@ def make_task(targets: Targets, settings: LossSettings) -> Task:
                 raise SettingsError(f"loss.{name}: used only for classes and labels, and this is regression: remove it")
     elif targets.kind == "soft" and settings.class_weights != "none":
         raise SettingsError("loss.class_weights: used only for classes and labels, and data.task is soft: remove it")
-    elif "standardize" in settings.model_fields_set:
+    elif not settings.standardize:
         raise SettingsError(f"loss.standardize: used only for regression, and this is {targets.kind}: remove it")
     return Task(kind=targets.kind, labels=targets.classes or targets.columns, label_smoothing=settings.label_smoothing)
