@@ -447,7 +447,7 @@ def test_two_processes_are_kept_out_of_one_folder_and_a_killed_one_leaves_it_fre
 def test_a_run_that_stops_at_a_number_that_is_not_finite_keeps_the_last_good_checkpoint(
     bert: Path, tmp_path: Path
 ) -> None:
-    """One target is beyond float32 squared; where its row comes first, nothing was saved before."""
+    """One target is beyond float32 squared, the mean is not; where its row comes first, nothing was saved before."""
     data = write_table(tmp_path / "train.csv", rows=45)
     lines = data.read_text(encoding="utf-8").splitlines()
     config = every_step(data, bert, loss__standardize=False)
@@ -455,7 +455,7 @@ def test_a_run_that_stops_at_a_number_that_is_not_finite_keeps_the_last_good_che
     for row in range(45):
         data.write_text(
             "\n".join(
-                line.rpartition(",")[0] + ",1e30" if number == row + 1 else line for number, line in enumerate(lines)
+                line.rpartition(",")[0] + ",1e20" if number == row + 1 else line for number, line in enumerate(lines)
             ),
             encoding="utf-8",
         )
