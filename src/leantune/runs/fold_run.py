@@ -31,6 +31,7 @@ from leantune.training.precision import Precision, make_precision
 from leantune.training.prediction import predict_rows
 from leantune.training.scoring import compute_metrics
 from leantune.training.state import TrainState, load_tensors, pack_state, unpack_state, weights_of
+from leantune.training.yardsticks import Yardsticks, measure_yardsticks
 
 WEIGHTS = "model.safetensors"
 MOST_DIFFERENCE = 1e-4
@@ -46,6 +47,8 @@ class FoldResult:
     best: NDArray[np.float64]
     """Predictions [n, outputs] for the fold's validation rows, from the weights of the best evaluation."""
     last: NDArray[np.float64]
+    yardsticks: Yardsticks | None
+    """None where computing them failed, and for a fold that was trained before there were any."""
     metrics: dict[str, Any]
     """The fold's part of `metrics.json`."""
 
@@ -108,6 +111,7 @@ def run_fold(
         best, last = _exact_predictions(
             encoder, prepared, fold, state, precision=precision, model_folder=keeper.model_folder, best=best, last=last
         )
+        yardsticks = yield from _measure_yardsticks(prepared, fold, session, folder)
         clock.enter("checkpoint")
         yield from _prove_saved(keeper.model_folder, prepared, fold, best)
     except Stopped as stopped:
@@ -116,7 +120,7 @@ def run_fold(
             yield keeper.save()
         raise
 
-    result = _write_results(keeper, prepared, best=best, last=last, rate=rate)
+    result = _write_results(keeper, prepared, best=best, last=last, yardsticks=yardsticks, rate=rate)
     done = FoldEnd(fold=number, metrics=result.metrics)
     folder.write_event(done)
     yield done
@@ -213,8 +217,42 @@ class _Keeper:
             save_model(self._encoder, self._tokenizer, self.model_folder)
 
 
+def _measure_yardsticks(
+    prepared: Prepared, fold: Fold, session: Session, folder: RunFolder
+) -> Generator[Note, None, Yardsticks | None]:
+    """Return what the constant answer and a linear model predict for the validation rows; None, with a warning, where
+    that fails: a trained model is not lost for it."""
+    try:
+        with session.apart():
+            return measure_yardsticks(
+                prepared.task.kind,
+                texts=prepared.texts,
+                targets=prepared.rows.targets,
+                weights=prepared.rows.weights,
+                training_rows=fold.training_rows,
+                validation_rows=fold.validation_rows,
+                outputs=prepared.task.outputs,
+            )
+    except Exception as error:
+        text = (
+            f"fold {fold.number}: the constant answer and the linear model could not be computed "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); the run itself is not affected. Please "
+            "report this."
+        )
+    note = Note(event="warning", about="yardsticks", text=text)
+    folder.write_event(note)
+    yield note
+    return None
+
+
 def _write_results(
-    keeper: _Keeper, prepared: Prepared, *, best: NDArray[np.float64], last: NDArray[np.float64], rate: float
+    keeper: _Keeper,
+    prepared: Prepared,
+    *,
+    best: NDArray[np.float64],
+    last: NDArray[np.float64],
+    yardsticks: Yardsticks | None,
+    rate: float,
 ) -> FoldResult:
     """Write the predictions of a fold that is trained; return what it gave."""
     fold, task, clock = keeper.fold, prepared.task, keeper.session.clock
@@ -222,6 +260,7 @@ def _write_results(
     scores = {
         "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best),
         "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last),
+        "yardsticks": None if yardsticks is None else yardsticks.scores(task.kind, truth),
     }
     clock.enter("checkpoint")
     keeper.folder.write_predictions(
@@ -240,7 +279,7 @@ def _write_results(
         | keeper.totals.summary(train_seconds=seconds["train"], matrix_rate=rate)
         | {"evaluation_seconds": seconds["evaluation"], "checkpoint_seconds": seconds["checkpoint"]}
     )
-    return FoldResult(totals=keeper.totals, best=best, last=last, metrics=metrics)
+    return FoldResult(totals=keeper.totals, best=best, last=last, yardsticks=yardsticks, metrics=metrics)
 
 
 def _exact_predictions(
@@ -324,12 +363,17 @@ def _listed(values: NDArray[np.float64]) -> str:
 
 def _save_result(result: FoldResult, session: Session, folder: RunFolder, number: int, step: int) -> None:
     """Write a trained fold's result where a run that goes on with the next fold will find it."""
+    predictions = {"best": result.best, "last": result.last}
+    if result.yardsticks is not None:
+        predictions["constant"] = result.yardsticks.constant
+        if result.yardsticks.linear is not None:
+            predictions["linear"] = result.yardsticks.linear
     session.write_checkpoint(
         folder,
         number,
         step,
         suffix="-finished",
-        tensors={"predictions": {name: torch.from_numpy(getattr(result, name)) for name in ("best", "last")}},
+        tensors={"predictions": {name: torch.from_numpy(values) for name, values in predictions.items()}},
         copies={},
         state={"total_steps": step, "finished": {"totals": asdict(result.totals), "metrics": result.metrics}},
     )
@@ -337,11 +381,16 @@ def _save_result(result: FoldResult, session: Session, folder: RunFolder, number
 
 def read_result(saved: SavedState) -> FoldResult:
     """Return the result of a fold that was trained before."""
-    predictions = saved.tensors("predictions")
+    predictions = {name: tensor.numpy() for name, tensor in saved.tensors("predictions").items()}
     finished = saved.state["finished"]
+    yardsticks = None
+    if "constant" in predictions:
+        told = {name: finished["metrics"]["yardsticks"][name] for name in ("reason", "training_rows", "seconds")}
+        yardsticks = Yardsticks(constant=predictions["constant"], linear=predictions.get("linear"), **told)
     return FoldResult(
         totals=Totals(**finished["totals"]),
-        best=predictions["best"].numpy(),
-        last=predictions["last"].numpy(),
+        best=predictions["best"],
+        last=predictions["last"],
+        yardsticks=yardsticks,
         metrics=finished["metrics"],
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leantune.encoder.model import Encoder
 from leantune.runs.config import Config, load_config
@@ -17,6 +18,7 @@ from leantune.runs.result import Run, read_warnings
 from leantune.runs.resume import discard_later, find_progress, fingerprint, finished_metrics, refuse_other
 from leantune.runs.session import Session, remove_checkpoints, resumption
 from leantune.runs.totals import Totals
+from leantune.runs.verdict import result_warnings
 from leantune.system.device import (
     deterministic,
     forget_peak,
@@ -31,6 +33,7 @@ from leantune.training.clock import PhaseClock, forget_process_peak
 from leantune.training.events import Event, Note, Resume, RunEnd
 from leantune.training.precision import make_precision
 from leantune.training.scoring import compute_metrics
+from leantune.training.yardsticks import join
 
 
 def run(
@@ -131,7 +134,7 @@ def _run(config: Config, output: Path, *, started_at: float | None, resume: bool
                     "sessions": 1 + len(session.environment["resumed"]),
                 },
             }
-            folder.write_metrics(metrics)
+            yield from _finish(prepared, results, metrics, folder)
         if not prepared.config.checkpoint.keep:
             remove_checkpoints(output, list(results))
     yield RunEnd(metrics=metrics)
@@ -144,17 +147,35 @@ def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Ite
     yield RunEnd(metrics=metrics)
 
 
+def _finish(
+    prepared: Prepared, results: dict[int, FoldResult], metrics: dict[str, Any], folder: RunFolder
+) -> Iterator[Note]:
+    """Say what is wrong with the result, if anything, right before it is told (law 9), and write `metrics.json`."""
+    predictions = np.concatenate([result.best for result in results.values()])
+    for note in result_warnings(metrics, _truth(prepared, results), predictions, prepared.task.labels, folder.path):
+        folder.write_event(note)
+        yield note
+    folder.write_metrics(metrics)
+
+
+def _truth(prepared: Prepared, folds: Iterable[int]) -> NDArray[np.generic]:
+    """Return the targets of the folds' validation rows, one fold after the other."""
+    return np.concatenate([prepared.rows.targets[prepared.folds.validation_rows(number)] for number in folds])
+
+
 def _overall(prepared: Prepared, results: dict[int, FoldResult], clock: PhaseClock, rate: float) -> dict[str, Any]:
     """Return the metrics of all trained folds together: every row is predicted by the model that did not see it."""
-    truth = np.concatenate([prepared.rows.targets[prepared.folds.validation_rows(number)] for number in results])
+    truth = _truth(prepared, results)
     totals = Totals()
     for result in results.values():
         totals += result.totals
     kind = prepared.task.kind
+    measured = [result.yardsticks for result in results.values() if result.yardsticks is not None]
     return (
         {
             "best": compute_metrics(kind, truth, np.concatenate([result.best for result in results.values()])),
             "last": compute_metrics(kind, truth, np.concatenate([result.last for result in results.values()])),
+            "yardsticks": join(measured).scores(kind, truth) if len(measured) == len(results) else None,
         }
         | totals.summary(train_seconds=clock.seconds("train"), matrix_rate=rate)
         | {
