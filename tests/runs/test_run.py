@@ -140,6 +140,24 @@ def test_yardsticks_that_fail_cost_a_warning_and_no_training(
     assert "linear" not in "".join(head for head, _ in summary(metrics))
 
 
+def test_where_one_fold_has_no_yardsticks_the_run_has_none(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = leantune.runs.fold_run.measure_yardsticks, iter(range(2))
+
+    def fail_once(*given: Any, **named: Any) -> Any:
+        if next(calls) == 0:
+            raise ValueError("odd")
+        return real(*given, **named)
+
+    monkeypatch.setattr(leantune.runs.fold_run, "measure_yardsticks", fail_once)
+    run_all(tiny_config(data, bert, fold="all", folds__count=2, data__fold=None), tmp_path / "run")
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["folds"]["0"]["yardsticks"] is None
+    assert metrics["folds"]["1"]["yardsticks"]["linear"] is not None
+    assert metrics["overall"]["yardsticks"] is None
+
+
 def test_predictions_are_the_validation_rows_in_the_tables_order(data: Path, bert: Path, tmp_path: Path) -> None:
     run_all(tiny_config(data, bert, data__fold=None), tmp_path / "run")
     predictions = predictions_of(tmp_path / "run")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,15 @@ def test_where_there_is_no_linear_model_the_reason_is_said(name, tmp_path):
         scores = made.scores(kind, np.asarray(targets)[train:])
         assert (scores["linear"], scores["training_rows"]) == (None, 0)
         assert scores["constant"]
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary"])
+def test_what_does_not_converge_is_no_warning(kind, monkeypatch):
+    monkeypatch.setattr(yardsticks, "LogisticRegression", partial(LogisticRegression, max_iter=1))
+    monkeypatch.setattr(yardsticks, "Ridge", partial(Ridge, max_iter=1))
+    texts, good = make_texts(120)
+    targets = good[:, None].astype(float) if kind == "regression" else (good > 3).astype(int)
+    assert measure(kind, texts, targets, train=100).linear is not None  # tests turn warnings into errors
 
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass", "multilabel"])

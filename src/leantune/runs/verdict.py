@@ -89,8 +89,7 @@ def predictions_alike(
             yield f"every validation row is predicted as {labels[chosen[0]]}, and there are several classes. {advice}"
         return
     targets = truth.astype(np.float64)
-    spread = targets.std(axis=0)
-    alike = np.flatnonzero((spread > 0) & (predictions.std(axis=0) < LEAST_SPREAD * spread))
+    alike = np.flatnonzero(predictions.std(axis=0) < LEAST_SPREAD * targets.std(axis=0))
     if len(alike):
         names = ", ".join(labels[column] for column in alike[:NAMES_SHOWN])
         more = f" and {len(alike) - NAMES_SHOWN} more" if len(alike) > NAMES_SHOWN else ""
