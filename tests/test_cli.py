@@ -259,12 +259,14 @@ def test_cache_shows_what_is_kept_and_clear_removes_that_and_nothing_else(
     (folder / f"{'0a' * 32}.arrow").write_bytes(bytes(1200))
     (folder / f"{'0a' * 32}.{'1b' * 16}.partial").write_bytes(bytes(34))
     (folder / "thesis.arrow").write_bytes(b"years of work")
+    (tmp_path / "cache" / "yardsticks").mkdir()
+    (tmp_path / "cache" / "yardsticks" / f"{'0c' * 32}.arrow").write_bytes(bytes(5))
     code, out, _ = leantune("cache")
-    assert (code, out.splitlines()[1]) == (0, "files: 2, 1,234 bytes")
+    assert (code, out.splitlines()[1]) == (0, "files: 3, 1,239 bytes")
     assert "limit: 5,000 bytes (LEANTUNE_CACHE_BYTES)" in out
     code, out, _ = leantune("cache", "--clear")
-    assert (code, out.splitlines()) == (0, [f"folder: {folder}", "removed: 2 files, 1,234 bytes"])
-    assert [path.name for path in folder.iterdir()] == ["thesis.arrow"]
+    assert (code, out.splitlines()) == (0, [f"folder: {folder}", "removed: 3 files, 1,239 bytes"])
+    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["thesis.arrow"]
 
 
 def test_a_limit_of_the_cache_that_is_no_number_is_wrong_input(leantune: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,11 +171,11 @@ def demo(
 def cache(
     *, clear: Annotated[bool, typer.Option("--clear", help="Remove the files; later runs tokenize again.")] = False
 ) -> None:
-    """Show what tokens are kept of earlier runs, and how much room they take."""
-    from leantune.tokens.cache import limit_bytes, list_files, remove_files, token_folder
+    """Show what tokens and yardsticks are kept of earlier runs, and how much room they take."""
+    from leantune.tokens.cache import limit_bytes, list_files, remove_files, token_folder, yardstick_folder
 
     folder = token_folder()
-    files = list_files(folder)
+    files = [*list_files(folder), *list_files(yardstick_folder())]
     say(f"folder: {folder}")
     if clear:
         removed = remove_files(files)

@@ -95,6 +95,21 @@ def test_the_experiment_is_described(tmp_path):
     assert comparison.notes == ()
 
 
+def test_yardsticks_are_the_mean_over_the_folds_however_many_runs_a_fold_has(tmp_path):
+    folder = write_experiment(tmp_path / "dir", folds=(0, 1), seeds=(0, 1))
+    assert compare_runs(folder).yardsticks == {}  # runs of an older version
+    files = sorted(folder.glob("runs/*/*/metrics.json"))
+    for file in files:
+        number = int("fold_1" in str(file))
+        told = {"linear": {"rmse": 1.0 + number}, "constant": {"rmse": 3.0} if number else None}
+        change_json(file, lambda metrics, told=told, fold=str(number): metrics["folds"][fold].update(yardsticks=told))
+    assert compare_runs(folder).yardsticks == {"linear": 1.5}
+    for file in files[1:]:
+        if "fold_1" in str(file) and "seed_1" in str(file):
+            change_json(file, lambda metrics: metrics["folds"]["1"].update(yardsticks=None))
+    assert compare_runs(folder).yardsticks == {"linear": 1.5}
+
+
 def test_the_baseline_comes_first_and_the_others_stay_in_the_files_order(tmp_path):
     folder = write_experiment(tmp_path, recipes={"c": {}, "a": {"precision": "bf16"}, "b": {"precision": "fp16"}})
     change_json(folder / "plan.json", lambda plan: plan.update(baseline="b"))

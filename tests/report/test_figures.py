@@ -157,6 +157,28 @@ def test_a_learning_curve_is_the_mean_of_the_runs_at_each_evaluation() -> None:
         assert_affine(curve[:, 0], np.mean([[getattr(p, against) for p in points] for points in runs], axis=0))
 
 
+def test_the_linear_model_is_a_line_in_the_learning_curves_and_what_is_far_off_is_named() -> None:
+    for against in ("step", "train_seconds"):
+        drawn = figures.learning_curve(TYPICAL, against)  # type: ignore[arg-type]
+        level = [line for line in lines(drawn, "muted") if np.ptp(line[:, 1]) == 0 and np.ptp(line[:, 0]) > 300]
+        assert len(level) == 1
+        [curve] = lines(drawn, "series-3")
+        mean = [
+            np.mean([cell.result.evaluations[i].value for cell in TYPICAL.recipes[3].cells if cell.result])
+            for i in range(len(curve))
+        ]
+        slope, offset = np.polyfit(mean, curve[:, 1], 1)
+        assert level[0][0, 1] == pytest.approx(slope * 0.71 + offset, abs=0.01)
+        assert {"linear model 0.7100", "▴ constant answer 1.6300"} <= set(texts(drawn))
+
+
+def test_yardsticks_below_and_within_the_curves_are_told_apart() -> None:
+    changed = dataclasses.replace(TYPICAL, yardsticks={"linear": -9.0, "constant": 0.6})
+    assert {"▾ linear model −9.0000", "constant answer 0.6000"} <= set(texts(figures.learning_curve(changed, "step")))
+    older = dataclasses.replace(TYPICAL, yardsticks={})
+    assert not any("linear" in text for text in texts(figures.learning_curve(older, "step")))
+
+
 def test_an_evaluation_without_a_value_leaves_the_mean_to_the_others() -> None:
     comparison = make_comparison(TWO, folds=(0,), seeds=(0, 1))
     run = comparison.recipes[1].cells[0].result

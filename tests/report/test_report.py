@@ -147,7 +147,7 @@ def test_equal_comparisons_give_equal_pages() -> None:
 def test_the_json_has_stable_names() -> None:
     record = report_json(TYPICAL)
     top = "experiment metric lower_is_better baseline task method notes folds seeds rows data measures recipes model"
-    assert set(record) == {*top.split(), "memory_of", "environment", "started", "command"}
+    assert set(record) == {*top.split(), "yardsticks", "memory_of", "environment", "started", "command"}
     recipe = record["recipes"]["batch_16"]
     assert set(recipe) == {"differs", "runs", "means", "spreads", "effects", "reached"}
     assert recipe["differs"]["batching.batch_size"] == {"baseline": 32, "recipe": 16}
@@ -162,6 +162,24 @@ def test_the_json_has_stable_names() -> None:
     done = TYPICAL.recipe("batch_16").cells[0].result
     assert done is not None
     assert recipe["runs"][0]["best"] == done.scores["best"]["rmse"]
+
+
+def test_the_linear_model_and_the_constant_answer_stand_below_the_recipes_and_are_explained() -> None:
+    page, markdown = report_html(TYPICAL), report_md(TYPICAL)
+    assert report_json(TYPICAL)["yardsticks"] == {"linear": 0.71, "constant": 1.63}
+    assert "| **linear model**<br>for comparison | 0.7100 | 0.7100 | – | – |" in markdown
+    assert "| **constant answer**<br>for comparison | 1.6300 | 1.6300 | – | – |" in markdown
+    for text in (page, markdown):
+        assert text.index("linear model") > text.index("batch_16")
+        assert "the constant answer is the same for every row" in text
+    assert page.count("for comparison</span>") == 2
+
+
+def test_without_yardsticks_a_report_does_not_speak_of_them() -> None:
+    older = dataclasses.replace(TYPICAL, yardsticks={})
+    for text in (report_html(older), report_md(older)):
+        assert "linear model" not in text
+        assert "constant answer" not in text
 
 
 def test_what_is_no_number_is_null_in_the_json() -> None:
@@ -319,7 +337,8 @@ def test_every_row_of_a_markdown_table_has_all_its_columns() -> None:
     counts = [len(row) for row in rows.split()]
     runs = 2 * 2 * len(EVIL)
     assert counts.count(10) == runs + 1
-    assert counts.count(5) == counts.count(6) == len(EVIL) + 1
+    assert counts.count(5) == len(EVIL) + 3  # with the linear model and the constant answer
+    assert counts.count(6) == len(EVIL) + 1
 
 
 def test_a_block_of_code_outlasts_the_backticks_in_it() -> None:

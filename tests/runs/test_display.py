@@ -329,6 +329,25 @@ def test_the_summary_shows_the_usual_metrics_and_the_one_that_chose_the_best_eva
     assert [head for head, _ in summary(metrics)] == ["", *CLASSES, *shown_too, "time", "speed", "memory"]
 
 
+def test_the_summary_puts_the_linear_model_and_the_constant_beside_them():
+    constant = dict.fromkeys(REGRESSION, 1.25) | {"pearson": None}
+    yardsticks = {"constant": constant, "linear": dict.fromkeys(REGRESSION, 0.75), "reason": "", "seconds": 1.0}
+    metrics = {"overall": {"best": REGRESSION, "last": REGRESSION, "yardsticks": yardsticks} | COSTS}
+    assert summary(metrics)[0] == ("", "      best        last      linear    constant")
+    assert summary(metrics)[2] == ("rmse", "    0.5000      0.5000      0.7500      1.2500")
+    assert summary(metrics)[5] == ("pearson", "    0.8000      0.8000      0.7500   undefined")
+    assert summary(metrics)[7][0] == "time"
+
+
+def test_the_summary_says_why_there_is_no_linear_model():
+    yardsticks = {"constant": REGRESSION, "linear": None, "reason": "no two texts are alike"}
+    metrics = {"overall": {"best": REGRESSION, "last": REGRESSION, "yardsticks": yardsticks} | COSTS}
+    assert summary(metrics)[0] == ("", "      best        last    constant")
+    assert summary(metrics)[7] == ("linear", "no linear model for comparison: no two texts are alike")
+    metrics["overall"]["yardsticks"] = None  # it failed, and a warning says so
+    assert summary(metrics)[0] == ("", "      best        last")
+
+
 def test_the_summary_tells_what_the_run_cost():
     assert summary({"overall": {"best": {}, "last": {}} | COSTS})[1:] == [
         ("time", "12 min 05 s: training 10 min 05 s, start-up 12.3 s, evaluation 1 min 05 s, saving 0.5 s"),

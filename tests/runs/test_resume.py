@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 import leantune
+import leantune.runs.fold_run
 from interruptions import RowTrace, cut_off, differing, events_of, outcome, run_with_copies
 from leantune.comparison.results import read_run
 from leantune.runs.config import dump_config
+from leantune.runs.fold_run import read_result
 from leantune.runs.run import load_run_config, run
 from leantune.system.errors import RunFolderError, TableError, TrainingError
 from leantune.system.settings import flatten
@@ -120,6 +123,49 @@ def test_finished_folds_are_kept_and_the_fold_that_was_not_goes_on(
         *["step_00000004-evaluated"] * 2,
         *["step_00000004-finished"] * 2,
     ]
+
+
+def test_a_finished_folds_yardsticks_are_kept_and_not_computed_again(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"fold": "all", "folds__count": 2, "batching": {"batch_size": 16, "layout": "packed"}}
+    changes["optimizer"] = {"epochs": 2, "learning_rate": 1e-9}  # which learns nothing, and is told so
+    config = every_step(data, bert, checkpoint={"every": {"steps": 2}, "keep": True}, **changes)
+    run_all(config, tmp_path / "whole")
+    cut_off(config, tmp_path / "run", 3)  # two of the first fold's, and the first of the second
+    real, computed = leantune.runs.fold_run.measure_yardsticks, []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        computed.append(named["validation_rows"].tolist())
+        return real(*given, **named)
+
+    monkeypatch.setattr(leantune.runs.fold_run, "measure_yardsticks", watched)
+    run_all_resumed(config, tmp_path / "run")
+    assert len(computed) == 1
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
+    for place in (("overall",), ("folds", "0"), ("folds", "1")):
+        one, other = metrics
+        for name in place:
+            one, other = one[name], other[name]
+        assert one["yardsticks"] == other["yardsticks"]  # the seconds too: those of the computation
+        assert one["yardsticks"]["linear"] is not None
+    told = [[event["text"] for event in events_of(tmp_path / name, "warning")] for name in ("whole", "run")]
+    assert told[0] == told[1] != []
+
+
+def test_a_fold_that_was_finished_before_there_were_yardsticks_still_reads(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    changes = {"fold": "all", "folds__count": 2, "batching": {"batch_size": 16, "layout": "packed"}}
+    config = every_step(data, bert, checkpoint={"every": {"steps": 2}, "keep": True}, **changes)
+    run_all(config, tmp_path / "run")
+    saved, _ = read_newest(tmp_path / "run" / "fold_0" / "checkpoint")
+    assert saved is not None
+    assert read_result(saved).yardsticks is not None
+    older = {name: tensor for name, tensor in saved.tensors("predictions").items() if name in ("best", "last")}
+    save_file(older, saved.path / "predictions.safetensors")
+    del saved.state["finished"]["metrics"]["yardsticks"]
+    assert read_result(saved).yardsticks is None
 
 
 def test_a_checkpoint_is_there_only_while_the_run_is_unfinished(data: Path, bert: Path, tmp_path: Path) -> None:
@@ -299,7 +345,11 @@ def test_force_lists_what_it_overrides_and_goes_on(data: Path, bert: Path, left:
     shutil.copytree(left[3], tmp_path / "run")
     changed = every_step(data, bert, optimizer={"epochs": 3, "learning_rate": 1e-3})
     events = run_all_resumed(changed, tmp_path / "run", force=True)
-    said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    said = [
+        event.text
+        for event in events
+        if isinstance(event, Note) and (event.event, event.about) == ("warning", "resume")
+    ]
     assert "overridden by --force: optimizer.epochs: 2 in the run, 3 now" in said
     assert events[-1].metrics["overall"]["optimizer_steps"] == 15
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -324,7 +374,11 @@ def test_moved_data_another_machine_and_rarer_checkpoints_do_not_stop_a_run(
     batching = {"batch_size": 8, "micro_batch": {"rows": 2}}
     changed = every_step(tmp_path / "moved.csv", bert, checkpoint={"every": "epoch"}, batching=batching)
     events = run_all_resumed(changed, tmp_path / "run")
-    said = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    said = [
+        event.text
+        for event in events
+        if isinstance(event, Note) and (event.event, event.about) == ("warning", "resume")
+    ]
     assert all("the result may differ from an uninterrupted run's in its last digits" in text for text in said)
     assert [text.partition(":")[0] for text in said if "null" not in text] == ["versions.torch"]
     assert any(text.startswith("batching.micro_batch.rows: null in the run, 2 now") for text in said)

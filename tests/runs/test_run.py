@@ -17,7 +17,9 @@ from pydantic import BaseModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import leantune
+import leantune.runs.fold_run
 from leantune.runs.config import Config, load_config
+from leantune.runs.display import summary
 from leantune.runs.result import read_warnings
 from leantune.runs.run import run
 from leantune.system.device import resolve_device
@@ -90,6 +92,78 @@ def test_the_parts_of_the_time_add_up_to_the_whole(data: Path, bert: Path, tmp_p
     parts = sum(overall[f"{phase}_seconds"] for phase in ("train", "startup", "evaluation", "checkpoint"))
     assert parts == pytest.approx(overall["total_seconds"], rel=0.02)
     assert all(overall[f"{phase}_seconds"] > 0 for phase in ("train", "startup", "evaluation", "checkpoint"))
+
+
+def test_every_run_has_yardsticks_on_its_own_validation_rows(data: Path, bert: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, bert, fold="all", folds__count=3, data__fold=None)
+    run_all(config, tmp_path / "run")
+    metrics = metrics_of(tmp_path / "run")
+    targets = [np.array(predictions_of(tmp_path / "run", fold)["target"]) for fold in range(3)]
+    means = [np.concatenate([t for n, t in enumerate(targets) if n != fold]).mean() for fold in range(3)]
+    for fold in range(3):
+        told = metrics["folds"][str(fold)]["yardsticks"]
+        assert set(told) == {"constant", "linear", "reason", "training_rows", "seconds"}
+        assert told["constant"]["rmse"] == pytest.approx(np.mean((targets[fold] - means[fold]) ** 2) ** 0.5)
+        assert told["training_rows"] == 60 - len(targets[fold])
+        assert set(told["linear"]) == set(told["constant"]) == set(metrics["overall"]["best"])
+    squares = np.concatenate([(t - mean) ** 2 for t, mean in zip(targets, means, strict=True)])
+    told = metrics["overall"]["yardsticks"]
+    assert told["constant"]["rmse"] == pytest.approx(squares.mean() ** 0.5)
+    of_folds = [metrics["folds"][str(fold)]["yardsticks"]["linear"]["mse"] for fold in range(3)]
+    sizes = [len(t) for t in targets]
+    assert told["linear"]["mse"] == pytest.approx(np.average(of_folds, weights=sizes))
+
+
+def test_the_memory_of_the_yardsticks_is_not_the_runs(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = leantune.runs.fold_run.measure_yardsticks
+
+    def large(*given: Any, **named: Any) -> Any:
+        assert np.ones(2**27).sum() == 2**27  # 1 GiB, given back at once
+        return real(*given, **named)
+
+    before = run_all(tiny_config(data, bert), tmp_path / "one")[-1].metrics["overall"]["peak_process_bytes"]
+    monkeypatch.setattr(leantune.runs.fold_run, "measure_yardsticks", large)
+    after = run_all(tiny_config(data, bert), tmp_path / "other")[-1].metrics["overall"]["peak_process_bytes"]
+    assert after < before + 2**29
+
+
+def test_yardsticks_that_fail_cost_a_warning_and_no_training(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_given: Any, **_named: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(leantune.runs.fold_run, "measure_yardsticks", fail)
+    events = run_all(tiny_config(data, bert, fold="all", folds__count=2, data__fold=None), tmp_path / "run")
+    warnings = [event.text for event in events if isinstance(event, Note) and event.about == "yardsticks"]
+    assert len(warnings) == 2
+    assert (
+        "fold 0: the constant answer and the linear model could not be computed (MemoryError: no room)" in warnings[0]
+    )
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["folds"]["1"]["yardsticks"] is None
+    assert metrics["overall"]["yardsticks"] is None
+    assert "linear" not in "".join(head for head, _ in summary(metrics))
+
+
+def test_where_one_fold_has_no_yardsticks_the_run_has_none(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = leantune.runs.fold_run.measure_yardsticks, iter(range(2))
+
+    def fail_once(*given: Any, **named: Any) -> Any:
+        if next(calls) == 0:
+            raise ValueError("odd")
+        return real(*given, **named)
+
+    monkeypatch.setattr(leantune.runs.fold_run, "measure_yardsticks", fail_once)
+    run_all(tiny_config(data, bert, fold="all", folds__count=2, data__fold=None), tmp_path / "run")
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["folds"]["0"]["yardsticks"] is None
+    assert metrics["folds"]["1"]["yardsticks"]["linear"] is not None
+    assert metrics["overall"]["yardsticks"] is None
 
 
 def test_predictions_are_the_validation_rows_in_the_tables_order(data: Path, bert: Path, tmp_path: Path) -> None:

@@ -223,7 +223,11 @@ def test_a_run_goes_on_from_the_older_checkpoint_with_a_warning_to_the_same_end(
     cut_off(config, tmp_path / "run", 7)
     (tmp_path / "run" / "fold_0" / "checkpoint" / "step_00000007" / "optimizer.safetensors").unlink()
     events = list(run(config, tmp_path / "run", resume=True))
-    (said,) = [event.text for event in events if isinstance(event, Note) and event.event == "warning"]
+    (said,) = [
+        event.text
+        for event in events
+        if isinstance(event, Note) and event.event == "warning" and event.about == "resume"
+    ]
     assert "step_00000007/optimizer.safetensors: damaged" in said
     assert "goes on from step_00000006" in said
     assert differing(outcome(tmp_path / "run"), expected) == []

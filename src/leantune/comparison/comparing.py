@@ -3,7 +3,7 @@
 DIR/plan.json + DIR/runs/*/*  ->  cells (recipe x fold x seed)  ->  effects (recipe x measure)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from leantune.comparison.effects import (
 )
 from leantune.comparison.folder import Cell, Plan, read_cells, read_plan
 from leantune.comparison.paired import describe_method
-from leantune.comparison.results import RunResult
+from leantune.comparison.results import YARDSTICKS, RunResult, yardstick
 from leantune.system.errors import RunFolderError
 from leantune.system.settings import flatten
 
@@ -59,6 +59,9 @@ class Comparison:
     metric: str
     lower_is_better: bool
     """Of the metric."""
+    yardsticks: dict[str, float]
+    """`linear` and `constant` -> the metric of a linear model on n-grams and of the constant answer, on the rows that
+    the runs validate: mean over the folds; without what a fold has no number of."""
     measures: tuple[Measure, ...]
     baseline: str
     recipes: tuple[RecipeResult, ...]
@@ -122,6 +125,7 @@ def compare_runs(folder: Path) -> Comparison:
         task=first.task,
         metric=first.metric,
         lower_is_better=measures[0].lower_is_better,
+        yardsticks=_yardsticks(runs.values()),
         measures=measures,
         baseline=plan.baseline,
         recipes=tuple(
@@ -148,6 +152,22 @@ def compare_runs(folder: Path) -> Comparison:
         notes=tuple(_notes(folder, plan, cells, effects, measures)),
         command=plan.command,
     )
+
+
+def _yardsticks(runs: Iterable[RunResult]) -> dict[str, float]:
+    """Return the yardsticks, one value a fold: its rows are the same in every run, and so is what they give."""
+    of_fold: dict[str, dict[int, list[float]]] = {name: {} for name in YARDSTICKS}
+    folds = set()
+    for run in runs:
+        folds.add(run.fold)
+        for name in YARDSTICKS:
+            if (value := yardstick(run, name)) is not None:
+                of_fold[name].setdefault(run.fold, []).append(value)
+    return {
+        name: float(np.mean([np.mean(values) for values in found.values()]))
+        for name, found in of_fold.items()
+        if set(found) == folds
+    }
 
 
 def _nothing_finished(folder: Path, plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> str:
@@ -245,6 +265,9 @@ def _method(plan: Plan) -> tuple[str, ...]:
         *describe_method(len(plan.folds), len(plan.seeds)),
         f"{where} {', '.join(map(str, plan.folds))}.",
         "Better or worse is said only where the adjusted p is below 0.05; everything else is inconclusive.",
+        "The linear model is TF-IDF of word and character n-grams with ridge or logistic regression; the constant "
+        "answer is the mean of the training targets, or the share of each class. Both are computed on the training "
+        "rows of each fold (the linear model on 20,000 at most), and scored on the same validation rows.",
         "Time to quality ends at the first evaluation that is as good as the baseline's last one of the same fold and "
         "seed. Where a recipe did not get there in every pair there is no ratio, for that of the others would flatter.",
         "Quality at equal time is that of the latest evaluation within the training time of the faster run of a pair: "

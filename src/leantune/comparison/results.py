@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 LARGEST = 1e100
 """No time, size or metric is as large; squares and products of what is smaller are numbers still."""
+YARDSTICKS = ("linear", "constant")
+"""What every run stands beside, on the same rows: a linear model on n-grams, and the constant answer."""
 _EXPECTED = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
@@ -132,6 +134,12 @@ def seconds_to_reach(run: RunResult, goal: float, *, lower_is_better: bool) -> f
     return next(reached, None)
 
 
+def yardstick(run: RunResult, name: str) -> float | None:
+    """Return the run's metric of one of `YARDSTICKS`; None where the run did not compute it."""
+    value: float | None = ((run.scores.get("yardsticks") or {}).get(name) or {}).get(run.metric)
+    return value
+
+
 def value_at(run: RunResult, train_seconds: float) -> float | None:
     """Return the metric at the latest evaluation until `train_seconds`; None if there was none by then."""
     values = [p.value for p in run.evaluations if p.train_seconds <= train_seconds + 1e-9]
@@ -145,6 +153,7 @@ def _check_metrics(file: Path, metrics: dict[str, Any], fold: int, metric: str) 
         # Null where the metric is not defined, but never absent.
         if entry(file, metrics, dict, *part, place).get(metric, math.nan) is not None:
             entry(file, metrics, float, *part, place, metric)
+    _check_yardsticks(file, metrics, (*part, "yardsticks"), metric)
     entry(file, metrics, float, *part, "padding_fraction")
     for name in ("training_rows", "validation_rows", "train_seconds", "tokens_per_second"):
         _positive(file, metrics, *part, name)
@@ -156,6 +165,17 @@ def _check_metrics(file: Path, metrics: dict[str, Any], fold: int, metric: str) 
     for drawn in ((*part, "tokens"), *(("overall", f"{phase}_seconds") for phase in phases)):
         if entry(file, metrics, dict, *drawn[:-1]).get(drawn[-1]) is not None:
             entry(file, metrics, float, *drawn)
+
+
+def _check_yardsticks(file: Path, metrics: dict[str, Any], part: tuple[str, ...], metric: str) -> None:
+    """Raise `RunFolderError` where what a fold says of its yardsticks is no number; an older run says nothing."""
+    if metrics["folds"][part[1]].get("yardsticks") is None:
+        return
+    for name in YARDSTICKS:
+        if entry(file, metrics, dict, *part).get(name) is not None and (
+            entry(file, metrics, dict, *part, name).get(metric) is not None
+        ):
+            entry(file, metrics, float, *part, name, metric)
 
 
 def _positive(where: object, content: dict[str, Any], *names: str) -> float:

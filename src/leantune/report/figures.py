@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from leantune.comparison.comparing import Comparison, RecipeResult
 from leantune.comparison.effects import Effect
 from leantune.comparison.results import RunResult
-from leantune.report.drawing import SLOTS, WIDTH, drawing, line_style, log_axis, marker
-from leantune.report.wording import MARKS, effect_text, shorten
+from leantune.report.drawing import DASHES, SLOTS, WIDTH, Drawing, drawing, line_style, log_axis, marker
+from leantune.report.wording import MARKS, YARDSTICKS, effect_text, shorten, value_text
 from leantune.system.formatting import duration
 
 Floats = NDArray[np.float64]
@@ -23,6 +23,8 @@ SMOOTHING = 30
 """The training loss is a running mean over one part in so many of the steps."""
 PARTS = {"startup": "start-up", "train": "optimizer steps", "evaluation": "evaluation", "checkpoint": "checkpoints"}
 """Where the time goes, in the order of a run; each has the colour `part-1`, `part-2`, ..."""
+FLATTEST = 2
+"""A line beside curves may stretch their axis by so many times; one that is further away is only named."""
 TOP = 28
 """Units above the axes."""
 PITCH = 40
@@ -114,8 +116,26 @@ def learning_curve(comparison: Comparison, against: Literal["step", "train_secon
             else:
                 sheet.axes.vlines(x / divisor, low, high, color=style["color"], alpha=0.5)
             sheet.axes.plot(x / divisor, mean, marker=marker(index) if len(x) <= 20 else "", **style)
+        _draw_yardsticks(sheet, comparison)
         sheet.label(what, metric_label(comparison))
         return sheet.svg()
+
+
+def _draw_yardsticks(sheet: Drawing, comparison: Comparison) -> None:
+    """Draw a line across the axes for the linear model and for the constant answer; where that would press the curves
+    flat, only say where it is."""
+    low, high = sheet.axes.get_ylim()
+    for place, (name, value) in enumerate(comparison.yardsticks.items()):
+        text = f"{YARDSTICKS[name]} {value_text(value, '')}"
+        below = value < low
+        where, at, align = sheet.axes.transAxes, 0.02 if below else 0.98 - 0.08 * place, "bottom" if below else "top"
+        if max(high, value) - min(low, value) <= FLATTEST * (high - low):
+            style = {"color": SLOTS["muted"], "linestyle": DASHES[2 + place], "linewidth": 1.2, "zorder": 1}
+            sheet.axes.axhline(value, **style)
+            where, at, align = sheet.axes.get_yaxis_transform(), value, "bottom"
+        else:
+            text = f"{'▾' if below else '▴'} {text}"
+        sheet.axes.text(0.99, at, sheet.slot(text), transform=where, ha="right", va=align, color=SLOTS["muted"])
 
 
 def _evaluations(recipe: RecipeResult, against: str) -> Floats | None:

@@ -21,6 +21,7 @@ from leantune.comparison.effects import Effect, Measure
 from leantune.comparison.folder import Cell
 from leantune.report import drawing, figures
 from leantune.report.wording import (
+    YARDSTICKS,
     answer,
     answer_lead,
     effect_text,
@@ -109,7 +110,19 @@ def report_json(comparison: Comparison) -> dict[str, Any]:
         }
         for recipe in comparison.recipes
     }
-    same = ("metric", "lower_is_better", "baseline", "task", "method", "notes", "folds", "seeds", "rows", "data")
+    same = (
+        "metric",
+        "lower_is_better",
+        "yardsticks",
+        "baseline",
+        "task",
+        "method",
+        "notes",
+        "folds",
+        "seeds",
+        "rows",
+        "data",
+    )
     record = {"experiment": comparison.title} | {name: getattr(comparison, name) for name in same}
     record["measures"] = {
         m.name: {"label": m.label, "unit": m.unit, "kind": m.kind, "lower_is_better": m.lower_is_better}
@@ -185,6 +198,7 @@ def _view(comparison: Comparison) -> dict[str, Any]:
         "main": main,
         "more": more,
         "rows": [_row(index, recipe, main, more) for index, recipe in enumerate(comparison.recipes)],
+        "yardsticks": [_yardstick_row(name, value, main) for name, value in comparison.yardsticks.items()],
         "runs": list(_runs(comparison)),
         "facts": list(_facts(comparison)),
     }
@@ -206,6 +220,12 @@ def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measu
         "main": [_measured(recipe, measure) for measure in main],
         "more": [_measured(recipe, measure) for measure in more],
     }
+
+
+def _yardstick_row(name: str, value: float, measures: list[Measure]) -> dict[str, Any]:
+    """Return a line of the first table, which has nothing but the metric."""
+    cells = [value_text(value, "") if measure.name.startswith("quality_") else "–" for measure in measures]
+    return {"name": YARDSTICKS[name], "cells": [(m.label, cell) for m, cell in zip(measures, cells, strict=True)]}
 
 
 def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:

@@ -21,6 +21,8 @@ PHRASES = {
     "peak_bytes": ("needs {} times the peak memory", "needs {} times the peak memory"),
 }
 """How a better and a worse ratio are said."""
+YARDSTICKS = {"linear": "linear model", "constant": "constant answer"}
+"""What the runs are held against besides each other, as it is called."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 

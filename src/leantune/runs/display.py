@@ -141,14 +141,20 @@ def layout(rows: Iterable[tuple[str, str]], style: str = "bold") -> Table:
 def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a finished run's result as lines for a person, each with its heading; `metrics` as in `metrics.json`."""
     overall = metrics["overall"]
+    yardsticks = overall.get("yardsticks") or {}  # none in a run of an older version
+    columns = {"best": overall["best"], "last": overall["last"]}
+    columns |= {name: yardsticks[name] for name in ("linear", "constant") if yardsticks.get(name) is not None}
     if overall["best"] is None:
         lines = [("trained", f"on all {sum(fold['training_rows'] for fold in metrics['folds'].values()):,} rows")]
     else:
-        lines = [("", f"{'best':>10}  {'last':>10}")]
-    for name, best in (overall["best"] or {}).items():
-        if name not in SUMMARY and name != metrics.get("metric"):
-            continue
-        lines.append((name, f"{_score(best):>10}  {_score(overall['last'][name]):>10}"))
+        lines = [("", "  ".join(f"{name:>10}" for name in columns))]
+        lines += [
+            (name, "  ".join(f"{_score(scores.get(name)):>10}" for scores in columns.values()))
+            for name in overall["best"]
+            if name in SUMMARY or name == metrics.get("metric")
+        ]
+    if yardsticks and yardsticks.get("linear") is None:
+        lines.append(("linear", f"no linear model for comparison: {yardsticks.get('reason')}"))
     phases = (("training", "train"), ("start-up", "startup"), ("evaluation", "evaluation"), ("saving", "checkpoint"))
     parts = ", ".join(f"{word} {duration(overall[f'{phase}_seconds'])}" for word, phase in phases)
     lines.append(("time", f"{duration(overall['total_seconds'])}: {parts}"))

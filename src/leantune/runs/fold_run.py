@@ -34,6 +34,7 @@ from leantune.training.precision import Precision, make_precision
 from leantune.training.prediction import predict_rows
 from leantune.training.scoring import compute_metrics
 from leantune.training.state import TrainState, load_tensors, pack_state, unpack_state, weights_of
+from leantune.training.yardsticks import Yardsticks, measure_yardsticks
 
 WEIGHTS = "model.safetensors"
 MOST_DIFFERENCE = 1e-4
@@ -50,6 +51,9 @@ class FoldResult:
     """Predictions [n, outputs] for the fold's validation rows, from the weights of the best evaluation; None where no
     rows validate."""
     last: NDArray[np.float64] | None
+    yardsticks: Yardsticks | None
+    """None where computing them failed, where no rows validate, and for a fold that was trained before there were any.
+    """
     metrics: dict[str, Any]
     """The fold's part of `metrics.json`."""
 
@@ -102,6 +106,7 @@ def run_fold(
         if fold.checkpoint.keep and not fold.checkpoint.is_due(state.step, fold.steps_per_epoch):
             yield keeper.save()
         clock.enter("evaluation")
+        yardsticks: Yardsticks | None = None
         if len(fold.validation_rows):
             best, last = _exact_predictions(
                 encoder,
@@ -113,6 +118,7 @@ def run_fold(
                 best=best,
                 last=last,
             )
+            yardsticks = yield from _measure_yardsticks(prepared, fold, session, folder)
         own = _sample_predictions(encoder, prepared, fold, state, precision=precision, best=best)
         clock.enter("checkpoint")
         yield from _prove_saved(keeper.model_folder, prepared, fold, own)
@@ -122,7 +128,7 @@ def run_fold(
             yield keeper.save()
         raise
 
-    result = _write_results(keeper, prepared, best=best, last=last, rate=rate)
+    result = _write_results(keeper, prepared, best=best, last=last, yardsticks=yardsticks, rate=rate)
     done = FoldEnd(fold=number, metrics=result.metrics)
     folder.write_event(done)
     yield done
@@ -221,23 +227,53 @@ class _Keeper:
             save_model(self._encoder, self._tokenizer, self.model_folder)
 
 
+def _measure_yardsticks(
+    prepared: Prepared, fold: Fold, session: Session, folder: RunFolder
+) -> Generator[Note, None, Yardsticks | None]:
+    """Return what the constant answer and a linear model predict for the validation rows; None, with a warning, where
+    that fails: a trained model is not lost for it."""
+    try:
+        with session.apart():
+            return measure_yardsticks(
+                prepared.task.kind,
+                texts=prepared.texts,
+                targets=prepared.rows.targets,
+                weights=prepared.rows.weights,
+                training_rows=fold.training_rows,
+                validation_rows=fold.validation_rows,
+                outputs=prepared.task.outputs,
+            )
+    except Exception as error:
+        text = (
+            f"fold {fold.number}: the constant answer and the linear model could not be computed "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); the run itself is not affected. Please "
+            "report this."
+        )
+    note = Note(event="warning", about="yardsticks", text=text)
+    folder.write_event(note)
+    yield note
+    return None
+
+
 def _write_results(
     keeper: _Keeper,
     prepared: Prepared,
     *,
     best: NDArray[np.float64] | None,
     last: NDArray[np.float64] | None,
+    yardsticks: Yardsticks | None,
     rate: float,
 ) -> FoldResult:
     """Write the predictions of a fold that is trained; return what it gave."""
     fold, task, clock = keeper.fold, prepared.task, keeper.session.clock
-    scores: dict[str, Any] = {"best": None, "last": None}
+    scores: dict[str, Any] = {"best": None, "last": None, "yardsticks": None}
     clock.enter("checkpoint")
     if best is not None and last is not None:
         truth = prepared.rows.targets[fold.validation_rows]
         scores = {
             "best": {"step": keeper.state.best_step} | compute_metrics(task.kind, truth, best, fold.metric),
             "last": {"step": keeper.state.step} | compute_metrics(task.kind, truth, last, fold.metric),
+            "yardsticks": None if yardsticks is None else yardsticks.scores(task.kind, truth, fold.metric),
         }
         keeper.folder.write_predictions(
             fold.number,
@@ -255,7 +291,7 @@ def _write_results(
         | keeper.totals.summary(train_seconds=seconds["train"], matrix_rate=rate)
         | {"evaluation_seconds": seconds["evaluation"], "checkpoint_seconds": seconds["checkpoint"]}
     )
-    return FoldResult(totals=keeper.totals, best=best, last=last, metrics=metrics)
+    return FoldResult(totals=keeper.totals, best=best, last=last, yardsticks=yardsticks, metrics=metrics)
 
 
 def _exact_predictions(
@@ -371,28 +407,35 @@ def _listed(values: NDArray[np.float64]) -> str:
 
 def _save_result(result: FoldResult, session: Session, folder: RunFolder, number: FoldNumber, step: int) -> None:
     """Write a trained fold's result where a run that goes on with the next fold will find it."""
+    predictions = {"best": result.best, "last": result.last}
+    if result.yardsticks is not None:
+        predictions["constant"] = result.yardsticks.constant
+        if result.yardsticks.linear is not None:
+            predictions["linear"] = result.yardsticks.linear
+    there = {name: values for name, values in predictions.items() if values is not None}
     session.write_checkpoint(
         folder,
         number,
         step,
         suffix="-finished",
-        tensors={"predictions": _tensors(best=result.best, last=result.last)},
+        tensors={"predictions": {name: torch.from_numpy(values) for name, values in there.items()}},
         copies={},
         state={"total_steps": step, "finished": {"totals": asdict(result.totals), "metrics": result.metrics}},
     )
 
 
-def _tensors(**arrays: NDArray[np.float64] | None) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
-
-
 def read_result(saved: SavedState) -> FoldResult:
     """Return the result of a fold that was trained before."""
-    predictions = saved.tensors("predictions")
+    predictions = {name: tensor.numpy() for name, tensor in saved.tensors("predictions").items()}
     finished = saved.state["finished"]
+    yardsticks = None
+    if "constant" in predictions:
+        told = {name: finished["metrics"]["yardsticks"][name] for name in ("reason", "training_rows", "seconds")}
+        yardsticks = Yardsticks(constant=predictions["constant"], linear=predictions.get("linear"), **told)
     return FoldResult(
         totals=Totals(**finished["totals"]),
-        best=predictions["best"].numpy() if "best" in predictions else None,
-        last=predictions["last"].numpy() if "last" in predictions else None,
+        best=predictions.get("best"),
+        last=predictions.get("last"),
+        yardsticks=yardsticks,
         metrics=finished["metrics"],
     )

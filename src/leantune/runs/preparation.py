@@ -66,6 +66,8 @@ class Prepared:
     tokenizer: Any
     tokenizer_fingerprint: str
     rows: Rows
+    texts: tuple[pa.Array, ...]
+    """One large_string array [N] a text of a row: the table's own, for the yardsticks."""
     batching: Batching
     metric: MetricName | Metric
     precision: Precision
@@ -167,6 +169,7 @@ def prepare(
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
         rows=Rows(sequences=sequences, targets=targets.values, weights=weights),
+        texts=table.texts,
         batching=batching,
         metric=metric,
         precision=precision,

@@ -18,6 +18,7 @@ from leantune.runs.result import Run, read_warnings
 from leantune.runs.resume import discard_later, find_progress, fingerprint, finished_metrics, refuse_other
 from leantune.runs.session import Session, remove_checkpoints, resumption
 from leantune.runs.totals import Totals
+from leantune.runs.verdict import result_warnings
 from leantune.system.device import (
     deterministic,
     forget_peak,
@@ -34,6 +35,7 @@ from leantune.training.events import Event, Note, Resume, RunEnd
 from leantune.training.metrics import Metric, MetricFunction, MetricName, as_metric, name_of
 from leantune.training.precision import make_precision
 from leantune.training.scoring import compute_metrics
+from leantune.training.yardsticks import join
 
 
 def run(
@@ -145,7 +147,7 @@ def _run(
                     "sessions": 1 + len(session.environment["resumed"]),
                 },
             }
-            folder.write_metrics(metrics)
+            yield from _finish(prepared, results, metrics, folder)
         if not prepared.config.checkpoint.keep:
             remove_checkpoints(output, list(results))
     yield RunEnd(metrics=metrics)
@@ -158,17 +160,38 @@ def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Ite
     yield RunEnd(metrics=metrics)
 
 
+def _finish(
+    prepared: Prepared, results: Mapping[FoldNumber, FoldResult], metrics: dict[str, Any], folder: RunFolder
+) -> Iterator[Note]:
+    """Say what is wrong with the result, if anything, right before it is told (law 9), and write `metrics.json`."""
+    predictions = [result.best for result in results.values() if result.best is not None]
+    if predictions:
+        truth, labels = _truth(prepared, results), prepared.task.labels
+        for note in result_warnings(metrics, truth, np.concatenate(predictions), labels, folder.path):
+            folder.write_event(note)
+            yield note
+    folder.write_metrics(metrics)
+
+
+def _truth(prepared: Prepared, folds: Iterable[FoldNumber]) -> NDArray[np.generic]:
+    """Return the targets of the folds' validation rows, one fold after the other."""
+    return np.concatenate([prepared.rows.targets[prepared.folds.validation_rows(number)] for number in folds])
+
+
 def _overall(
-    prepared: Prepared, results: dict[FoldNumber, FoldResult], clock: PhaseClock, rate: float
+    prepared: Prepared, results: Mapping[FoldNumber, FoldResult], clock: PhaseClock, rate: float
 ) -> dict[str, Any]:
     """Return the metrics of all trained folds together: every row is predicted by the model that did not see it."""
     totals = Totals()
     for result in results.values():
         totals += result.totals
+    measured = [result.yardsticks for result in results.values() if result.yardsticks is not None]
+    kind, truth, metric = prepared.task.kind, _truth(prepared, results), prepared.metric
     return (
         {
             "best": _pooled(prepared, {number: result.best for number, result in results.items()}),
             "last": _pooled(prepared, {number: result.last for number, result in results.items()}),
+            "yardsticks": join(measured).scores(kind, truth, metric) if len(measured) == len(results) else None,
         }
         | totals.summary(train_seconds=clock.seconds("train"), matrix_rate=rate)
         | {

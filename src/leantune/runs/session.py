@@ -3,7 +3,8 @@
 import hashlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from leantune.system.device import describe_device, peak_device_bytes, processor
 from leantune.tables.folds import FoldNumber
 from leantune.tables.table import data_sha256
 from leantune.training.checkpoint import write_checkpoint
-from leantune.training.clock import Phase, PhaseClock, peak_process_bytes
+from leantune.training.clock import Phase, PhaseClock, forget_process_peak, peak_process_bytes
 from leantune.training.events import Checkpoint, Resume
 from leantune.training.state import weights_digest
 
@@ -38,8 +39,8 @@ class Session:
     environment: dict[str, Any]
     clock: PhaseClock
     device: torch.device
-    peaks: Mapping[str, int | None] = field(default_factory=dict)
-    """Largest memory in bytes of the processes before it, of the `device` and the `process`."""
+    peaks: dict[str, int | None] = field(default_factory=dict)
+    """Largest memory in bytes of what was before, of the `device` and the `process`."""
 
     @classmethod
     def begin(cls, prepared: Prepared, encoder: Encoder, clock: PhaseClock) -> "Session":
@@ -59,12 +60,22 @@ class Session:
         place = {name: progress.state[name] for name in ("fold", "step")}
         resumption = {"time": self.environment["started"], **place, "changes": changes}
         of_run = {"started": before["started"], "resumed": [*before["resumed"], resumption]}
-        return replace(self, environment=self.environment | of_run, peaks=progress.state["peaks"])
+        return replace(self, environment=self.environment | of_run, peaks=dict(progress.state["peaks"]))
 
     def peaks_until_now(self) -> dict[str, int | None]:
         """Return the largest memory of all processes of the run, in bytes; None where it cannot be told."""
         now = {"device": peak_device_bytes(self.device), "process": peak_process_bytes()}
         return {of: max(filter(None, (peak, self.peaks.get(of))), default=None) for of, peak in now.items()}
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Do something whose memory is not the run's: its peaks are those of before and after the block."""
+        peaks = self.peaks_until_now()
+        try:
+            yield
+        finally:
+            self.peaks.update(peaks)
+            forget_process_peak()
 
     def write_checkpoint(
         self,

@@ -50,6 +50,11 @@ def token_folder(cache_dir: Path | None = None) -> Path:
     return (cache_dir or default_cache_dir()) / "tokens"
 
 
+def yardstick_folder(cache_dir: Path | None = None) -> Path:
+    """Return the folder of what linear models predicted, small files that are named alike."""
+    return (cache_dir or default_cache_dir()) / "yardsticks"
+
+
 def limit_bytes() -> int:
     """Return how many bytes the files may take together: LEANTUNE_CACHE_BYTES where it is set, else `LIMIT_BYTES`.
 
