@@ -50,8 +50,9 @@ def test_no_other_constant_has_a_smaller_loss(kind: Any) -> None:
     task, targets = make_task_of(kind), random_targets(kind, count)
     weights = np.random.default_rng(1).uniform(0.0, 2.0, count)
     answer = torch.from_numpy(task.constant_logits(targets, weights)).float().requires_grad_()
-    loss = task.loss_sums(answer.expand(count, -1), tensor(targets), torch.from_numpy(weights).float())
-    (loss.mean() / weights.sum()).backward()  # type: ignore[no-untyped-call]
+    loss, losses = task.loss_sums(answer.expand(count, -1), tensor(targets), torch.from_numpy(weights).float())
+    assert losses.mean().item() == pytest.approx(loss.item(), rel=1e-5)
+    (loss / weights.sum()).backward()  # type: ignore[no-untyped-call]
     assert answer.grad is not None
     assert answer.grad.abs().max() < 1e-4
 

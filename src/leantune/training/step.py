@@ -49,10 +49,10 @@ def accumulate_gradients(
     try:
         with precision.compute():
             for batch in batches:
-                parts = task.loss_sums(encoder.logits(batch.inputs), batch.targets, batch.weights) / total_weight
-                part = parts.mean()
+                total, by_output = task.loss_sums(encoder.logits(batch.inputs), batch.targets, batch.weights)
+                part = total / total_weight
                 (part if precision.scaler is None else precision.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
-                losses = losses + parts.detach()
+                losses = losses + by_output / total_weight
                 done += 1
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

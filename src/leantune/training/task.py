@@ -76,12 +76,14 @@ class Task:
             return losses
         return F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.label_smoothing)[:, None]
 
-    def loss_sums(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the sum over rows of weight x loss, [K]: what is minimised is their mean.
+    def loss_sums(self, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum over rows of weight x loss, a scalar to minimise, and the same of each of the K losses, [K].
 
         Sums and not means: the step divides by the weight of all its rows, so that uneven micro-batches count right.
+        The K sums are there to be told, and have no gradient.
         """
-        return (weights[:, None] * self.losses(logits, targets)).sum(dim=0)
+        losses = self.losses(logits, targets)
+        return (weights * losses.mean(dim=1)).sum(), (weights[:, None] * losses.detach()).sum(dim=0)
 
     def constant_logits(self, targets: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the logits [outputs] of the answer that is best without reading a text, for rows of weights [n].
