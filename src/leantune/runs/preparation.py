@@ -282,10 +282,12 @@ def _resolve_optimizer(config: Config, encoder: Encoder, training_rows: int) -> 
     return ResolvedOptimizer(
         **settings.model_dump()
         | {
-            "learning_rate": default_learning_rate(layer_parameters(encoder.model))
+            "learning_rate": default_learning_rate(encoder.model)
             if settings.learning_rate == "auto"
             else settings.learning_rate,
-            "epochs": default_epochs(steps_per_epoch) if settings.epochs == "auto" else settings.epochs,
+            "epochs": default_epochs(steps_per_epoch, encoder.model.config.num_labels)
+            if settings.epochs == "auto"
+            else settings.epochs,
         }
     )
 
