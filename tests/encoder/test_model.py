@@ -81,16 +81,9 @@ def test_the_models_own_dropout_stays_where_none_is_set(tiny_encoder_dir: Callab
     assert model.dropout.p == 0.1
 
 
-def test_auto_is_no_dropout_for_regression_and_the_models_own_otherwise(
-    tiny_encoder_dir: Callable[[str], Path],
-) -> None:
-    folder = tiny_encoder_dir("bert")
-    drops = {module.p for module in load(folder).model.modules() if isinstance(module, nn.Dropout)}
+def test_auto_is_no_dropout(tiny_encoder_dir: Callable[[str], Path]) -> None:
+    drops = {module.p for module in load(tiny_encoder_dir("bert")).model.modules() if isinstance(module, nn.Dropout)}
     assert drops == {0.0}
-    settings = ModelSettings(name=str(folder))
-    kind = "single_label_classification"
-    classes = load_encoder(settings, labels=("a", "b"), problem_type=kind, device=CPU, seed=0)
-    assert classes.model.dropout.p == 0.1
 
 
 def test_the_head_is_drawn_from_the_seed(tiny_encoder_dir: Callable[[str], Path]) -> None:

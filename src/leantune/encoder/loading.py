@@ -94,7 +94,7 @@ def load_encoder(
         config = AutoConfig.from_pretrained(path, **shared)
         _forget_code(config)
         own = _OwnHead.of(config)
-        _set_dropouts(config, settings, regression=problem_type == "regression")
+        _set_dropouts(config, settings)
         config.num_labels = len(labels)
         config.problem_type = problem_type
         config.id2label = dict(enumerate(labels))
@@ -153,11 +153,9 @@ def load_encoder(
     )
 
 
-def resolve_dropout(setting: Literal["auto"] | float | None, *, regression: bool) -> float | None:
+def resolve_dropout(setting: Literal["auto"] | float | None) -> float | None:
     """Return the probability that a dropout setting comes to; None is the model's own."""
-    if setting == "auto":
-        return 0.0 if regression else None
-    return setting
+    return 0.0 if setting == "auto" else setting
 
 
 def train_rows_in_use(encoder: Encoder, used: NDArray[np.int64]) -> bool:
@@ -352,12 +350,12 @@ def _listed_labels(labels: tuple[str, ...]) -> str:
     return shown + (f" and {len(labels) - MOST_SHOWN_LABELS} more" if len(labels) > MOST_SHOWN_LABELS else "")
 
 
-def _set_dropouts(config: Any, settings: ModelSettings, *, regression: bool) -> None:
+def _set_dropouts(config: Any, settings: ModelSettings) -> None:
     for field, setting, names, head_names in (
         ("dropout", settings.dropout, DROPOUT_NAMES, HEAD_DROPOUT_NAMES),
         ("attention_dropout", settings.attention_dropout, ATTENTION_DROPOUT_NAMES, ()),
     ):
-        value = resolve_dropout(setting, regression=regression)
+        value = resolve_dropout(setting)
         if value is None:
             continue
         if value > 0 and not any(hasattr(config, name) for name in names):

@@ -31,8 +31,7 @@ class ModelSettings(Section):
     kind of task and the same labels, by name and in any order, and otherwise begins a new one; keep asks for as many
     outputs, and takes them in their order where the names differ."""
     dropout: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = "auto"
-    """Probability of dropping a hidden value, also before the head; null is the model's own. auto is 0 for regression
-    and the model's own otherwise."""
+    """Probability of dropping a hidden value, also before the head; auto is 0, and null is the model's own."""
     attention_dropout: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = "auto"
     """Probability of dropping an attention weight; as `dropout`."""
     gradient_checkpointing: bool = False

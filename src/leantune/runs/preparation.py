@@ -147,10 +147,7 @@ def prepare(
             "tokens": config.tokens.model_copy(update={"max_length": sequences.max_length}),
             "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout}),
             "model": config.model.model_copy(
-                update={
-                    name: resolve_dropout(getattr(config.model, name), regression=task.kind == "regression")
-                    for name in ("dropout", "attention_dropout")
-                }
+                update={name: resolve_dropout(getattr(config.model, name)) for name in ("dropout", "attention_dropout")}
                 | {"head": "new" if encoder.head_is_new else "keep"}
             ),
             "precision": precision.name,

@@ -15,7 +15,7 @@ appendix on GLUE)."""
 
 LEAST_EPOCHS, MOST_EPOCHS = 3, 20
 LEAST_STEPS = 200
-"""Optimizer steps below which a table is passed over more often: what fails on small tables is mostly training that ends
+"""Optimizer steps below which a table is passed over more often: what fails on small tables is often training that ends
 too early (Mosbach et al., 2021; Zhang et al., 2021)."""
 STEPS_PER_CLASS = 3
 """More steps for each class beyond two, since a step shows each to the new head only once in a while."""
