@@ -12,9 +12,11 @@ import torch
 
 from leantune.batches.batch import Rows
 from leantune.batches.plan import RowsPerMicroBatch, TokensPerMicroBatch
-from leantune.encoder.model import Encoder
+from leantune.encoder.loading import load_encoder
+from leantune.encoder.model import Encoder, ModelSettings
 from leantune.system.errors import TrainingError
 from leantune.system.stopping import Stopped, deferred, listen
+from leantune.tables.scale import Scale
 from leantune.training.checkpoint import CheckpointSettings
 from leantune.training.clock import PhaseClock
 from leantune.training.evaluation import EvaluationSettings, EveryFraction, EverySteps
@@ -353,3 +355,55 @@ def test_steps_on_a_gpu_never_wait_for_the_device(bert: Path, name: Any, monkeyp
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(forwards) == 5 * 3  # an epoch of 5 steps, each of 8 rows in micro-batches of 3
+
+
+def test_patience_ends_the_training_after_evaluations_that_bring_nothing_better(bert: Path) -> None:
+    fold = make_fold(
+        optimizer=optimizer_settings(epochs=2, learning_rate=1e-30),  # nothing changes
+        evaluation=EvaluationSettings(every=EverySteps(steps=1), patience=3),
+    )
+    _, events = train(bert, fold)
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    assert [event.is_best for event in evaluations] == [True, False, False, False]
+    (note,) = [event for event in events if isinstance(event, Note) and event.about == "patience"]
+    assert note.text == "no better evaluation in the last 3: ended at step 4 of 10"
+    assert max(event.step for event in events if isinstance(event, TrainStep)) == 4
+
+
+def test_of_equal_metrics_the_one_with_the_smaller_loss_is_the_best(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([(0.5, 1.0), (0.5, 0.9), (0.5, 0.95), (0.4, 0.1), (0.6, 3.0), (0.6, 3.0)])
+
+    def told(*_: Any) -> dict[str, float]:
+        accuracy, log_loss = next(scores)
+        return {"accuracy": accuracy, "log_loss": log_loss}
+
+    monkeypatch.setattr("leantune.training.loop.compute_metrics", told)
+    evaluation = EvaluationSettings(every=EverySteps(steps=1))
+    fold = make_fold(optimizer=optimizer_settings(epochs=2, max_steps=6), evaluation=evaluation, metric="accuracy")
+    _, events = train(bert, fold, kind="multiclass")
+    assert [event.is_best for event in events if isinstance(event, Evaluation)] == [
+        True, True, False, False, True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_losses_are_told_in_the_tables_units(bert: Path, factor: float) -> None:
+    """One step of 40 rows that changes nothing: the loss of the answers that the evaluation sees, on training rows."""
+    rows = make_rows(bert, texts=TEXTS)
+    targets = np.column_stack([rows.targets * factor, rows.targets[::-1]])
+    fold = make_fold(
+        batch_size=40,
+        optimizer=optimizer_settings(epochs=1, learning_rate=1e-30),
+        validation_rows=make_fold().training_rows,
+        scale=Scale(mean=np.array([2.0 * factor, 2.0]), deviation=np.array([factor, 0.5])),
+    )
+    task = Task(kind="regression", labels=("a", "b"))
+    settings = ModelSettings(name=str(bert))
+    encoder = load_encoder(settings, labels=task.labels, problem_type="regression", device=CPU, seed=0)
+    weightless = Rows(sequences=rows.sequences, targets=targets, weights=np.ones(50))
+    events = list(begin(encoder, weightless, fold, task=task))
+    (step,) = [event for event in events if isinstance(event, TrainStep)]
+    (evaluation,) = [event for event in events if isinstance(event, Evaluation)]
+    assert step.loss == pytest.approx(evaluation.metrics["mse"], rel=1e-4)
