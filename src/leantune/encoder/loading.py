@@ -315,7 +315,7 @@ def _choose_head(
                 f"model.head: keep is not possible: {settings.name!r} has no head for {len(labels)} outputs "
                 f"({_listed_labels(labels)}); set it to auto or new"
             )
-        return _Head(is_new=True, reason="its classification head is new", new_weights=new)
+        return _Head(is_new=True, reason=f"its classification head is new (random, seed {seed})", new_weights=new)
     order = own.order(labels) if own.problem_type == problem_type else None
     if settings.head == "keep" or (settings.head == "auto" and order is not None):
         if order is not None and order != list(range(len(order))):
@@ -336,10 +336,11 @@ def _choose_head(
             "be begun anew; choose another model, or set model.head to keep"
         )
     renew(layer, deviation=getattr(model.config, "initializer_range", 0.02), seed=seed)
-    reason = "its classification head is new, as model.head says"
+    reason = f"its classification head is new (random, seed {seed}), as model.head says"
     if settings.head == "auto":
         reason = (
-            f"its classification head is new: the checkpoint's is for {own.problem_type.replace('_', ' ')} of "
+            f"its classification head is new (random, seed {seed}): the checkpoint's is for "
+            f"{own.problem_type.replace('_', ' ')} of "
             f"{_listed_labels(own.labels)}, and the table has {_listed_labels(labels)} (model.head=keep keeps it)"
         )
     return _Head(is_new=True, reason=reason, new_weights=tuple(sorted({*new, *outputs})))

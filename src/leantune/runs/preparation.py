@@ -365,16 +365,18 @@ def _notes(
 
 
 def _describe_optimizer(config: Config, effective: Config, encoder: Encoder) -> str:
-    """Say how fast, how long and with which dropout training learns, and which of it was chosen by a rule."""
+    """Say how fast, how long and with which dropout training learns, and what of it `auto` has chosen, and why."""
+    chosen = effective.optimizer
     millions = layer_parameters(encoder.model) / 1e6
-    dropout = effective.model.dropout
-    parts = [
-        f"learning rate {effective.optimizer.learning_rate:.3g}"
-        + (f" ({millions:,.0f} million parameters in layers)" if config.optimizer.learning_rate == "auto" else ""),
-        f"{effective.optimizer.epochs} epochs",
-        "the model's own dropout" if dropout is None else f"dropout {dropout:g}",
-    ]
-    return ", ".join(parts)
+    rate, epochs = f"learning rate {chosen.learning_rate:g}", f"{chosen.epochs} epochs"
+    if config.optimizer.learning_rate == "auto":
+        rate += f" (auto: {millions:,.0f} million parameters outside the embeddings)"
+    if config.optimizer.epochs == "auto":
+        epochs += " (auto)"
+    if chosen.max_steps is not None:
+        epochs += f", at most {chosen.max_steps:,} steps"
+    drops = {None: "the model's own dropout", 0.0: "no dropout"}
+    return f"{rate}, {epochs}, {drops.get(effective.model.dropout, f'dropout {effective.model.dropout}')}"
 
 
 def _describe_folds(config: Config, folds: Folds) -> str:
