@@ -375,7 +375,7 @@ def _describe_optimizer(config: Config, effective: Config, encoder: Encoder) -> 
         epochs += " (auto)"
     if chosen.max_steps is not None:
         epochs += f", at most {chosen.max_steps:,} steps"
-    drops = {None: "the model's own dropout", 0.0: "no dropout"}
+    drops: dict[Any, str] = {None: "the model's own dropout", 0.0: "no dropout"}
     return f"{rate}, {epochs}, {drops.get(effective.model.dropout, f'dropout {effective.model.dropout}')}"
 
 
