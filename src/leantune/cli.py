@@ -54,7 +54,10 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="Table whose rows validate; then all rows of DATA train.")
     ] = None,
     fold: Annotated[
-        str | None, typer.Option(metavar="N", help="The fold that validates, from 0; `all` trains a model a fold.")
+        str | None,
+        typer.Option(
+            metavar="N", help="The fold that validates, from 0; `all`: a model a fold; `none`: all rows train."
+        ),
     ] = None,
     id_column: Id = None,
     group: Group = None,

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from interruptions import events_of
 from leantune.runs.run import train
+from leantune.training.events import Note
 from small_runs import run_all, tiny_config, write_table
 from tiny_encoders import make_texts
 
@@ -145,3 +146,18 @@ def test_all_rows_train_where_no_fold_validates(bert: Path, tmp_path: Path) -> N
     assert events_of(tmp_path / "run", "evaluation") == []
     assert "optimizer_steps" not in repr(done)
     assert "60 rows" in repr(done)
+
+
+def test_a_run_from_the_model_of_another_begins_with_its_answers(bert: Path, tmp_path: Path) -> None:
+    """Also where the table has another scale: the head is kept, since the column has the same name."""
+    one = write_scores(tmp_path / "one.csv", score=lambda score: score * 1000 + 50_000)
+    other = write_scores(tmp_path / "other.csv", score=lambda score: score)
+    settings = {"folds": {"kind": "random"}}
+    run_all(tiny_config(one, bert, **settings), tmp_path / "one")
+    model = tmp_path / "one" / "fold_0" / "model"
+    nothing = {"learning_rate": 1e-30, "epochs": 1}
+    for data in (one, other):
+        events = run_all(tiny_config(data, model, **settings, optimizer=nothing), tmp_path / data.stem / "again")
+        assert any("own head is trained on (score)" in event.text for event in events if isinstance(event, Note))
+        again = predictions_of(tmp_path / data.stem / "again")
+        assert again == pytest.approx(predictions_of(tmp_path / "one"), rel=1e-5)
