@@ -551,3 +551,23 @@ def test_a_run_whose_metric_is_a_function_goes_on_only_with_it(data: Path, bert:
     assert leantune.train(output=tmp_path / "run", resume=True, display=False).metrics == done.metrics
     with pytest.raises(RunFolderError, match=r"evaluation.metric: spread in the run, other now"):
         leantune.train(output=tmp_path / "run", resume=True, display=False, metric=other)
+
+
+# Training without validation, and training that ends early
+
+
+def test_a_run_without_validation_goes_on_to_the_same_bytes(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = every_step(data, bert, fold="none", evaluation={})
+    assert resume_all(config, tmp_path, monkeypatch, lambda number: number in (0, 6)) == 2
+
+
+def test_a_run_that_patience_ended_ends_at_the_same_step_again(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = {"every": {"steps": 2}, "patience": 1}
+    optimizer = {"epochs": 4, "learning_rate": 1e-30}
+    config = every_step(data, bert, evaluation=evaluation, optimizer=optimizer)
+    assert resume_all(config, tmp_path, monkeypatch, lambda number: number in (0, 2, 3)) == 3
+    assert events_of(tmp_path / "whole", "step")[-1]["step"] == 4
