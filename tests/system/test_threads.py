@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from leantune.system import threads
 from leantune.system.threads import processor_share, set_up_threads, taken_by_others
 
 STAT = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 {0} 0 0 {1} 0 0 0 0 0 0\ncpu1 {2} 0 0 {3} 0 0 0 0 0 0\ncpu10 50 0 0 0 0 0 0 0\n"
@@ -46,13 +47,13 @@ def test_without_a_record_of_the_processors_nothing_is_known() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_threads_spin_shortly_where_another_program_computes() -> None:
+def test_threads_do_not_spin_where_another_program_computes() -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(len(os.sched_getaffinity(0)))]
     try:
         assert taken_by_others(os.sched_getaffinity(0)) > 0.5
         environment: dict[str, str] = {}
         set_up_threads(environment)
-        assert environment["GOMP_SPINCOUNT"] == "10000"
+        assert environment == {"OMP_WAIT_POLICY": "passive"}
         for own in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "5"}):
             environment = dict(own)
             set_up_threads(environment)
@@ -61,6 +62,26 @@ def test_threads_spin_shortly_where_another_program_computes() -> None:
         for process in busy:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"), [(0.2, {"GOMP_SPINCOUNT": "10000"}), (0.3, {"OMP_WAIT_POLICY": "passive"})]
+)
+def test_threads_spin_shortly_where_they_are_alone(
+    monkeypatch: pytest.MonkeyPatch, taken: float, expected: dict[str, str]
+) -> None:
+    monkeypatch.setattr(threads, "taken_by_others", lambda _: taken)
+    environment: dict[str, str] = {}
+    set_up_threads(environment)
+    assert environment == expected
+
+
+def test_there_are_as_many_threads_as_the_containers_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "processor_share", lambda: 0.5)
+    for own, expected in (({}, "1"), ({"OMP_NUM_THREADS": "7"}, "7")):
+        environment = dict(own)
+        set_up_threads(environment)
+        assert environment["OMP_NUM_THREADS"] == expected
 
 
 def test_a_training_begins_with_it_before_torch_is_imported(tmp_path: Path) -> None:
