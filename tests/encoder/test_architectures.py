@@ -20,6 +20,7 @@ FEW = {
     "bart": "refused: ",
     "canine": "refused: ",
     "ibert": "refused: ",
+    "gptj": "refused: ",
     "tapas": "refused: ",
     "funnel": "refused: ",
 }

@@ -133,12 +133,13 @@ def load_encoder(
     compute_head_in_float32(model)
     flops = count_training_flops(model)
     layer = output_layer(model)
-    head = _choose_head(model, layer, own, settings, labels=labels, problem_type=problem_type, new=new, seed=seed)
     pooling = make_packing_possible(model) if packed else None
+    can_be_padded = pooling is not None or takes_padding(model)  # refuses a model that cannot be trained
+    head = _choose_head(model, layer, own, settings, labels=labels, problem_type=problem_type, new=new, seed=seed)
     return Encoder(
         model=model,
         pooling=pooling,
-        takes_padding=pooling is not None or takes_padding(model),
+        takes_padding=can_be_padded,
         position_limit=position_limit(model),
         vocabulary_size=model.get_input_embeddings().num_embeddings,
         pad_id=config.pad_token_id,

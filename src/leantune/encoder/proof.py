@@ -113,8 +113,10 @@ def takes_padding(model: Any) -> bool:
 
 
 def output_layer(model: Any) -> nn.Linear | None:
-    """Return the layer whose outputs are the logits, one for each label, proven on a few texts; None where there is
-    none."""
+    """Return the layer whose outputs are the logits, one for each label, proven on a few texts.
+
+    None where there is none, or where the model fails on them, but for a lack of memory.
+    """
     inside = set(model.base_model.modules())
     found = [
         module
@@ -132,11 +134,15 @@ def output_layer(model: Any) -> nn.Linear | None:
             for parameter in layer.parameters():
                 parameter.mul_(2)
             after = _alone(model, texts)
+        return layer if _are_close(after, 2 * before) else None
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return None
     finally:
         with torch.no_grad():
             for parameter, values in zip(layer.parameters(), kept, strict=True):
                 parameter.copy_(values)
-    return layer if _are_close(after, 2 * before) else None
 
 
 def _random_texts(model: Any, lengths: tuple[int, ...], *, seed: int = 0) -> list[Tensor]:
