@@ -168,6 +168,24 @@ def test_folds_are_refused_where_the_table_gives_them():
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ("folds.count=3", "folds"),
+        ("data.fold=part", "data.fold"),
+        ("data.group=author", "data.group"),
+        ("evaluation.metric=mae", "evaluation"),
+        ("evaluation.patience=2", "evaluation"),
+    ],
+)
+def test_what_has_no_meaning_where_all_rows_train_is_refused(setting, name):
+    assert problem(None, setting, "fold=none").startswith(f"{name}: not used where fold is none")
+
+
+def test_settings_that_nothing_reads_without_validation_are_not_written():
+    assert {"folds", "evaluation"}.isdisjoint(dump_config(load("fold=none")))
+
+
 def test_what_has_no_meaning_beside_a_validation_file_is_refused():
     given = {"data.validation": "valid.csv"}
     assert problem(None, "folds.count=3", **given).startswith("folds: not used where data.validation (valid.csv)")

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from interruptions import events_of
 from leantune.runs.run import train
+from leantune.system.errors import SettingsError
 from leantune.training.events import Note
 from small_runs import run_all, tiny_config, write_table
 from tiny_encoders import make_texts
@@ -144,8 +145,9 @@ def test_all_rows_train_where_no_fold_validates(bert: Path, tmp_path: Path) -> N
     assert not list((tmp_path / "run").rglob("predictions.parquet"))
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "fold_none" / "model")
     assert events_of(tmp_path / "run", "evaluation") == []
-    assert "optimizer_steps" not in repr(done)
-    assert "60 rows" in repr(done)
+    assert "on all 60 rows" in repr(done)
+    with pytest.raises(SettingsError, match="metric: len is not used where fold is none"):
+        train(data, text="text", target="score", model=str(bert), fold="none", metric=len, output=tmp_path / "other")
 
 
 def test_a_run_from_the_model_of_another_begins_with_its_answers(bert: Path, tmp_path: Path) -> None:

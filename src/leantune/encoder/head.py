@@ -70,14 +70,21 @@ def answers_in_units(layer: nn.Linear | None, scale: Scale | None) -> Iterator[N
         yield
         return
     assert layer is not None
-    before = [layer.weight.detach().clone(), layer.bias.detach().clone()]
-    _change(layer, factor=scale.deviation, shift=scale.mean)
+    with put_back(layer):
+        _change(layer, factor=scale.deviation, shift=scale.mean)
+        yield
+
+
+@contextmanager
+def put_back(layer: nn.Linear) -> Iterator[None]:
+    """Let a block change a layer, and give it its parameters back afterwards."""
+    before = [parameter.detach().clone() for parameter in layer.parameters()]
     try:
         yield
     finally:
         with torch.no_grad():
-            layer.weight.copy_(before[0])
-            layer.bias.copy_(before[1])
+            for parameter, values in zip(layer.parameters(), before, strict=True):
+                parameter.copy_(values)
 
 
 def answer_in_deviations(layer: nn.Linear, scale: Scale) -> None:

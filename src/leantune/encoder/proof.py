@@ -17,6 +17,7 @@ from leantune.batches.batch import Batch
 from leantune.batches.packing import make_packing
 from leantune.encoder.attention import NAME as PACKED_ATTENTION
 from leantune.encoder.encoder_layer import use_packed_layers, use_stock_layers
+from leantune.encoder.head import put_back
 from leantune.encoder.pooling import TextPooling
 from leantune.encoder.positions import position_limit
 from leantune.system.device import is_out_of_memory
@@ -126,23 +127,18 @@ def output_layer(model: Any) -> nn.Linear | None:
     if not found:
         return None
     layer, texts = found[-1], _random_texts(model, PADDED_LENGTHS[:2])
-    kept = [parameter.detach().clone() for parameter in layer.parameters()]
     model.eval()
     try:
-        with _quiet(), torch.no_grad():
+        with put_back(layer), _quiet(), torch.no_grad():
             before = _alone(model, texts)
             for parameter in layer.parameters():
                 parameter.mul_(2)
             after = _alone(model, texts)
-        return layer if _are_close(after, 2 * before) else None
     except Exception as error:
         if is_out_of_memory(error):
             raise
         return None
-    finally:
-        with torch.no_grad():
-            for parameter, values in zip(layer.parameters(), kept, strict=True):
-                parameter.copy_(values)
+    return layer if _are_close(after, 2 * before) else None
 
 
 def _random_texts(model: Any, lengths: tuple[int, ...], *, seed: int = 0) -> list[Tensor]:

@@ -5,8 +5,7 @@
 3. `untrained_classes`: validation rows of classes that no training row has
 
 Each check is a function that yields at most one finding, with a code that stays the same between versions. All rows are
-looked at in whole columns: 200,000 rows of 60
-words take about a second.
+looked at in whole columns: 200,000 rows of 60 words take about a second.
 """
 
 from collections.abc import Iterator, Sequence

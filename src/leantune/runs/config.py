@@ -66,9 +66,14 @@ class Config(Section):
                     "validate and all others train; set it to 0, or remove data.validation"
                 )
         if self.fold == "none":
-            if self.folds.model_fields_set or self.data.fold is not None:
-                name = "data.fold" if self.data.fold is not None else "folds"
-                raise ValueError(f"{name}: not used where fold is none and all rows train: remove one")
+            made_with = {
+                "folds": self.folds.model_fields_set,
+                "data.fold": self.data.fold,
+                "data.group": self.data.group,
+            }
+            for name, given in made_with.items():
+                if given:
+                    raise ValueError(f"{name}: not used where fold is none and all rows train: remove one")
             if self.evaluation.model_fields_set:
                 raise ValueError("evaluation: not used where fold is none and no rows validate: remove one")
         return self

@@ -264,6 +264,8 @@ def train(
         metric=own,
         resumed=folder if resume else None,
     )
+    if own is not None and loaded.fold == "none":
+        raise SettingsError(f"metric: {own.name} is not used where fold is none and no rows validate: remove one")
     events = run(loaded, folder, metric=own, resume=resume, force=force)
     metrics: dict[str, Any] = {}
     for event in Display.over(events) if display else events:
