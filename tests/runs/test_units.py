@@ -163,3 +163,22 @@ def test_a_run_from_the_model_of_another_begins_with_its_answers(bert: Path, tmp
         assert any("own head is trained on (score)" in event.text for event in events if isinstance(event, Note))
         again = predictions_of(tmp_path / data.stem / "again")
         assert again == pytest.approx(predictions_of(tmp_path / "one"), rel=1e-5)
+
+
+def test_only_training_rows_that_weigh_something_set_the_scale(bert: Path, tmp_path: Path) -> None:
+    """Row 0 validates, row 20 has the weight 0: what they are told to be changes no prediction."""
+    texts = make_texts(60, most_words=20)
+    scores = [len(text) / 40 for text in texts]
+    for name, outlier in (("plain", 1.0), ("outliers", 1e6)):
+        rows = [
+            [texts[row], outlier if row in {0, 20} else scores[row], float(row != 20), int(row >= 10)]
+            for row in range(60)
+        ]
+        with (tmp_path / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["text", "score", "weight", "part"], *rows])
+        columns = {"text": "text", "target": "score", "weight": "weight", "fold": "part"}
+        config = tiny_config(
+            tmp_path, bert, data={"path": str(tmp_path / f"{name}.csv"), **columns}, optimizer__epochs=1
+        )
+        run_all(config, tmp_path / name)
+    assert predictions_of(tmp_path / "outliers").tolist() == predictions_of(tmp_path / "plain").tolist()
