@@ -117,7 +117,7 @@ def _csv_rows(
             hint = f" (the header is not {options.encoding}: set data.encoding)"
         elif len(header) == 1:
             hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
-        _check_columns(path, header, columns, hint)
+        check_columns(path, header, columns, hint)
         places = [header.index(name) for name in columns]
         row = 1
         for fields in records:
@@ -161,7 +161,7 @@ def _json_rows(
                 "correct the line, or write the table as JSON lines"
             )
         if row == 0:
-            _check_columns(path, list(record), columns)
+            check_columns(path, list(record), columns)
         cells = [record.get(name) for name in columns]
         for place, cell in enumerate(cells):
             if isinstance(cell, list | dict):
@@ -200,7 +200,7 @@ def _read_parquet(path: Path, columns: list[str], options: ReadOptions) -> dict[
             pq.ParquetFile(pa.BufferReader(stream.read()) if compression else stream) as file,
         ):
             schema = file.schema_arrow
-            _check_columns(path, schema.names, columns)
+            check_columns(path, schema.names, columns)
             for name in columns:
                 if pa.types.is_nested(schema.field(name).type):
                     raise TableError(
@@ -209,7 +209,7 @@ def _read_parquet(path: Path, columns: list[str], options: ReadOptions) -> dict[
                     )
             for batch in file.iter_batches(columns=columns):
                 for name in columns:
-                    chunks[name].append(_as_text(batch.column(name)))
+                    chunks[name].append(as_text(batch.column(name)))
                 count += len(batch)
                 if options.limit is not None and count >= options.limit:
                     break
@@ -220,7 +220,7 @@ def _read_parquet(path: Path, columns: list[str], options: ReadOptions) -> dict[
     return {name: values[: options.limit] for name, values in cells.items()}
 
 
-def _as_text(values: pa.Array) -> pa.Array:
+def as_text(values: pa.Array) -> pa.Array:
     """Write scalars as text; NaN becomes null, for both stand for a missing number."""
     if not pa.types.is_floating(values.type):
         return values.cast(pa.large_string())
@@ -236,7 +236,8 @@ def _undecodable(path: Path, where: str, encoding: str, found: str = "bytes") ->
     )
 
 
-def _check_columns(path: Path, there: list[str], needed: Iterable[str], hint: str = "") -> None:
+def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hint: str = "") -> None:
+    """Raise `TableError` where one of the `needed` columns is not among those that are `there`, or is there twice."""
     for name in needed:
         if there.count(name) > 1:
             raise TableError(
@@ -263,7 +264,7 @@ def refuse_cells(path: Path, column: str, values: pa.Array, bad: npt.NDArray[np.
         raise cell_error(path, row, column, shown(values[row].as_py()), expected=expected)
 
 
-def cell_error(path: Path, row: int, column: str, found: str, *, expected: str) -> TableError:
+def cell_error(path: Path | str, row: int, column: str, found: str, *, expected: str) -> TableError:
     """Make the error for one cell; `row` is an index from 0, and the message counts from 1."""
     return TableError(
         f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; "
