@@ -47,6 +47,7 @@ EVALUATION = Evaluation(
     step=5,
     epoch=1.0,
     metrics={"rmse": 0.5, "pearson": None},
+    metric="rmse",
     is_best=True,
     predictions=np.zeros((20, 1)),
     rows=20,
