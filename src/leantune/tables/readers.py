@@ -30,7 +30,7 @@ _FORMATS = {
 }  # fmt: skip
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _CHUNK_ROWS = 10_000
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def _read_lines(path: Path, columns: list[str], options: ReadOptions) -> dict[st
         raise _undecodable(path, f"after row {count}", options.encoding) from None
     except OSError as error:
         what = f"a whole {compression} file; copy or compress it again" if compression else "a file that can be read"
-        raise TableError(f"{path}: found {_one_line(error)}, expected {what}") from None
+        raise TableError(f"{path}: found {one_line(error)}, expected {what}") from None
     return {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
 
 
@@ -113,11 +113,11 @@ def _csv_rows(
                 f"{path}: found an empty file, expected a header and rows; check that it is the right file"
             )
         hint = ""
-        if any(_SURROGATE.search(name) or "\0" in name for name in header):
+        if any(SURROGATE.search(name) or "\0" in name for name in header):
             hint = f" (the header is not {options.encoding}: set data.encoding)"
         elif len(header) == 1:
             hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
-        _check_columns(path, header, columns, hint)
+        check_columns(path, header, columns, hint)
         places = [header.index(name) for name in columns]
         row = 1
         for fields in records:
@@ -152,16 +152,16 @@ def _json_rows(
         try:
             record = decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            why = f" ({_one_line(error)})"
+            why = f" ({one_line(error)})"
         if not isinstance(record, dict):
-            if _SURROGATE.search(line):  # the usual reason: the second byte of many cp932 characters is a backslash
+            if SURROGATE.search(line):  # the usual reason: the second byte of many cp932 characters is a backslash
                 raise _undecodable(path, f"row {row + 1}", options.encoding)
             raise TableError(
                 f"{path}, row {row + 1}: found {shown(line)}{why}, expected one JSON object on a line of its own; "
                 "correct the line, or write the table as JSON lines"
             )
         if row == 0:
-            _check_columns(path, list(record), columns)
+            check_columns(path, list(record), columns)
         cells = [record.get(name) for name in columns]
         for place, cell in enumerate(cells):
             if isinstance(cell, list | dict):
@@ -184,7 +184,7 @@ def _strings(cells: Sequence[str | None], path: Path, column: str, first_row: in
     try:
         return pa.array(cells, pa.large_string())
     except UnicodeEncodeError:
-        row = next(row for row, cell in enumerate(cells) if cell and _SURROGATE.search(cell))
+        row = next(row for row, cell in enumerate(cells) if cell and SURROGATE.search(cell))
         where = f"row {first_row + row + 1}, column {column!r}"
         raise _undecodable(path, where, encoding, found=shown(cells[row])) from None
 
@@ -200,7 +200,7 @@ def _read_parquet(path: Path, columns: list[str], options: ReadOptions) -> dict[
             pq.ParquetFile(pa.BufferReader(stream.read()) if compression else stream) as file,
         ):
             schema = file.schema_arrow
-            _check_columns(path, schema.names, columns)
+            check_columns(path, schema.names, columns)
             for name in columns:
                 if pa.types.is_nested(schema.field(name).type):
                     raise TableError(
@@ -209,19 +209,21 @@ def _read_parquet(path: Path, columns: list[str], options: ReadOptions) -> dict[
                     )
             for batch in file.iter_batches(columns=columns):
                 for name in columns:
-                    chunks[name].append(_as_text(batch.column(name)))
+                    chunks[name].append(as_text(batch.column(name)))
                 count += len(batch)
                 if options.limit is not None and count >= options.limit:
                     break
     except (pa.ArrowException, OSError) as error:
         what = f"Parquet in a whole {compression} file" if compression else "a whole Parquet file of texts and numbers"
-        raise TableError(f"{path}: found {_one_line(error)}, expected {what}; write it again") from None
+        raise TableError(f"{path}: found {one_line(error)}, expected {what}; write it again") from None
     cells = {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
     return {name: values[: options.limit] for name, values in cells.items()}
 
 
-def _as_text(values: pa.Array) -> pa.Array:
+def as_text(values: pa.Array) -> pa.Array:
     """Write scalars as text; NaN becomes null, for both stand for a missing number."""
+    if pa.types.is_dictionary(values.type):
+        return as_text(values.dictionary).take(values.indices)
     if not pa.types.is_floating(values.type):
         return values.cast(pa.large_string())
     missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
@@ -236,7 +238,8 @@ def _undecodable(path: Path, where: str, encoding: str, found: str = "bytes") ->
     )
 
 
-def _check_columns(path: Path, there: list[str], needed: Iterable[str], hint: str = "") -> None:
+def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hint: str = "") -> None:
+    """Raise `TableError` where a needed column is not there, or is there twice."""
     for name in needed:
         if there.count(name) > 1:
             raise TableError(
@@ -256,15 +259,18 @@ def file_format(path: Path) -> tuple[str | None, str | None]:
     return _FORMATS.get(name.suffix.lower()), compression
 
 
-def refuse_cells(path: Path, column: str, values: pa.Array, bad: npt.NDArray[np.bool_], *, expected: str) -> None:
+def refuse_cells(path: Path | str, column: str, values: pa.Array, bad: npt.NDArray[np.bool_], *, expected: str) -> None:
     """Raise `TableError` at the first cell where `bad` [N] is true."""
     if bad.any():
         row = int(bad.argmax())
         raise cell_error(path, row, column, shown(values[row].as_py()), expected=expected)
 
 
-def cell_error(path: Path, row: int, column: str, found: str, *, expected: str) -> TableError:
-    """Make the error for one cell; `row` is an index from 0, and the message counts from 1."""
+def cell_error(path: Path | str, row: int, column: str, found: str, *, expected: str) -> TableError:
+    """Make the error for one cell; `row` is an index from 0, and the message counts from 1.
+
+    `path` is a file, or what messages call a table that is none.
+    """
     return TableError(
         f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; "
         "correct the cell or remove the row"
@@ -284,5 +290,6 @@ def listed(names: Sequence[str], count: int = 40) -> str:
     return ", ".join(map(shown, names[:count])) + more
 
 
-def _one_line(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
+    """Return what an error says as a part of a sentence."""
     return " ".join(str(error).split()).rstrip(".")
