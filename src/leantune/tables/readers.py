@@ -239,7 +239,7 @@ def _undecodable(path: Path, where: str, encoding: str, found: str = "bytes") ->
 
 
 def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hint: str = "") -> None:
-    """Raise `TableError` where a needed column is not there, or is there twice."""
+    """Raise `TableError` where one of the `needed` columns is not among those that are `there`, or is there twice."""
     for name in needed:
         if there.count(name) > 1:
             raise TableError(
