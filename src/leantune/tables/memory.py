@@ -6,9 +6,11 @@ lists of dicts, NumPy arrays, and lists of texts or of pairs of texts. None of t
 """
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,11 @@ class MemoryTable:
         if key not in self._cells:
             self._cells[key] = columns_of(self.data, columns, texts=texts, name=self.name)
         return {name: cells[:limit] for name, cells in self._cells[key].items()}
+
+
+def as_origin(data: Any) -> Path | MemoryTable:
+    """Return where rows come from: a file where `data` is its path, else a table in memory."""
+    return Path(data) if isinstance(data, str | os.PathLike) else MemoryTable(data=data)
 
 
 def columns_of(
