@@ -370,6 +370,14 @@ def test_the_rows_of_a_validation_file_validate_and_predictions_name_its_rows(
     assert "folds" not in settings
 
 
+def test_where_all_rows_train_and_all_are_cut_there_is_none_to_try_the_saved_model_on(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    events = run_all(tiny_config(data, bert, fold="none", tokens__max_length=4), tmp_path / "run")
+    assert isinstance(events[-1], RunEnd)
+    assert any("60 of 60 rows are longer than 4 tokens" in event.text for event in events if isinstance(event, Note))
+
+
 def train_tiny(data: Any, bert: Path, output: Path, **options: Any) -> leantune.Run:
     """A run of a table in memory by the public function, with the settings of `tiny_config`."""
     settings = {

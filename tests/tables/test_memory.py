@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leantune.system.errors import SettingsError, TableError
-from leantune.tables.memory import MemoryTable, column_names, columns_of, content_sha256
+from leantune.tables.memory import MemoryTable, columns_of, content_sha256, describe_columns
 from leantune.tables.readers import ReadOptions, read_cells
 from leantune.tables.table import DataSettings, data_sha256, read_table
 
@@ -66,7 +66,7 @@ def texts(data: Any, *columns: str, **options: Any) -> dict[str, list[str | None
 def test_whatever_holds_a_table_its_cells_are_the_same(holder):
     data = HOLDERS[holder]()
     assert texts(data, *COLUMNS) == CELLS
-    assert column_names(data) == list(COLUMNS)
+    assert describe_columns(data) == (list(COLUMNS), 4)
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
@@ -122,7 +122,7 @@ def test_a_frame_and_its_csv_file_give_the_same_numbers(tmp_path_factory, rows):
 )
 def test_texts_without_names_are_the_one_text_column(data):
     assert texts(data, "excerpt", texts=["excerpt"]) == {"excerpt": ["a", None]}
-    assert column_names(data) is None
+    assert describe_columns(data) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,7 @@ def test_texts_without_names_are_the_one_text_column(data):
 )
 def test_pairs_without_names_are_the_two_text_columns_in_their_order(data):
     assert texts(data, "u", "t", texts=["t", "u"]) == {"u": ["b", "d"], "t": ["a", "c"]}
+    assert describe_columns(data) == (None, 2)
 
 
 def test_cells_of_several_types_are_written_one_by_one():

@@ -18,7 +18,7 @@ class LeantuneError(Exception):
         +-- TrainingError             1   training cannot go on (a loss that is not finite)
         `-- SavingError               1   a file cannot be written (a full disk, a quota)
 
-    A `TableError` and a `SettingsError` are also a `ValueError`: Python and scikit-learn expect that of a wrong argument.
+    A `TableError` and a `SettingsError` are also a `ValueError`: scikit-learn expects that of a wrong argument.
     Beside the tree stands `leantune.system.stopping.Stopped`, 128 + n: a signal is no error.
     """
 

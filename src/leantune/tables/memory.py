@@ -97,12 +97,13 @@ def columns_of(
     return cells
 
 
-def column_names(data: Any, *, name: str = "the table in memory") -> list[str] | None:
-    """Return the names of a table's columns; None where it has none, such as a list of texts.
+def describe_columns(data: Any, *, name: str = "the table in memory") -> tuple[list[str] | None, int | None]:
+    """Return the names of a table's columns (None where it has none, such as a list of texts), and their number.
 
-    Raises `TableError` where it is of a type that is not taken.
+    The number is None where a list has no row to tell it. Raises `TableError` for a type that is not taken.
     """
-    return _open(data, name).names
+    source = _open(data, name)
+    return source.names, source.width
 
 
 def content_sha256(cells: Mapping[str, pa.Array]) -> str:
