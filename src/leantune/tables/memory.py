@@ -23,6 +23,9 @@ from leantune.tables.readers import SURROGATE, as_text, cell_error, check_column
 MEMORY = "memory"
 """What stands for a table from memory where settings are written: no file that can be read has this name."""
 
+THE_TABLE = "the table in memory"
+"""What messages call it, where it has no other name."""
+
 _TAKEN = (
     "a pandas or polars frame, an Arrow table, a datasets.Dataset, a dict of columns, a NumPy array, or a list of "
     "texts or of pairs of texts"
@@ -35,7 +38,7 @@ class MemoryTable:
 
     data: Any = None
     """Any of the above; None where settings were read back from a file, which cannot hold it."""
-    name: str = "the table in memory"
+    name: str = THE_TABLE
     """What messages call it."""
     setting: str = "data.path"
     """The setting in whose place it stands, for messages."""
@@ -72,7 +75,7 @@ def as_origin(data: Any) -> Path | MemoryTable:
 
 
 def columns_of(
-    data: Any, columns: Sequence[str], *, texts: Sequence[str] = (), name: str = "the table in memory"
+    data: Any, columns: Sequence[str], *, texts: Sequence[str] = (), name: str = THE_TABLE
 ) -> dict[str, pa.Array]:
     """Return columns of a table in memory as large_string arrays [N]; a null is a cell that is missing.
 
@@ -97,7 +100,7 @@ def columns_of(
     return cells
 
 
-def describe_columns(data: Any, *, name: str = "the table in memory") -> tuple[list[str] | None, int | None]:
+def describe_columns(data: Any, *, name: str = THE_TABLE) -> tuple[list[str] | None, int | None]:
     """Return the names of a table's columns (None where it has none, such as a list of texts), and their number.
 
     The number is None where a list has no row to tell it. Raises `TableError` for a type that is not taken.

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, ValidationInfo, field_v
 from leantune.system.errors import SettingsError, TableError
 from leantune.system.files import sha256_of
 from leantune.system.settings import Section
-from leantune.tables.memory import MEMORY, MemoryTable, content_sha256
+from leantune.tables.memory import MEMORY, THE_TABLE, MemoryTable, content_sha256
 from leantune.tables.readers import ReadOptions, cell_error, file_format, listed, read_cells, refuse_cells, shown
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -81,7 +81,7 @@ class DataSettings(Section):
         if value != MEMORY if isinstance(value, str) else not isinstance(value, MemoryTable):
             return value
         data = value.data if isinstance(value, MemoryTable) else None
-        name = "the table in memory" if info.field_name == "path" else "the validation table in memory"
+        name = THE_TABLE if info.field_name == "path" else "the validation table in memory"
         return MemoryTable(data=data, name=name, setting=f"data.{info.field_name}")
 
     @field_validator("encoding")
@@ -286,7 +286,7 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
     if not len(cells[columns[0]]):
         raise TableError(f"{path}: found no rows, expected at least one{header}")
     for column in columns:
-        _refuse_missing(path, column, cells[column], empty_too=column not in settings.text)
+        refuse_missing(path, column, cells[column], empty_too=column not in settings.text)
 
     texts = tuple(cells[name] for name in settings.text)
     strings = {name: cells[name].cast(pa.string()) for name in _columns_beside_texts(settings)}
@@ -331,7 +331,8 @@ def numbers_or_nan(values: pa.Array) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _refuse_missing(path: Path | str, column: str, values: pa.Array, *, empty_too: bool) -> None:
+def refuse_missing(path: Path | str, column: str, values: pa.Array, *, empty_too: bool) -> None:
+    """Raise `TableError` at the first cell that is missing, or, with `empty_too`, empty."""
     missing = pc.is_null(values)
     if empty_too:
         missing = pc.or_kleene(missing, pc.equal(pc.utf8_trim_whitespace(values), ""))
