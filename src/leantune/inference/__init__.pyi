@@ -1,3 +1,5 @@
+from .estimators import TextClassifier as TextClassifier
+from .estimators import TextRegressor as TextRegressor
 from .predictions import Predictions as Predictions
 from .predictor import Predictor as Predictor
 from .predictor import load as load

@@ -49,6 +49,8 @@ def predict_rows(
     by itself or a prediction is not finite, and `Stopped` where that was asked for.
     """
     notes: list[Note] = []
+    if not len(numbers):
+        return Predicted(values=np.empty((0, task.outputs)), micro_batch=micro_batch, notes=())
     encoder.model.eval()
     while True:
         plan = plan_evaluation(sequences.lengths[numbers], micro_batch=micro_batch, padding=padding)
