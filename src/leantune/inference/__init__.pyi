@@ -1,3 +1,5 @@
+from .exporting import Exported as Exported
+from .exporting import export as export
 from .predictions import Predictions as Predictions
 from .predictor import Predictor as Predictor
 from .predictor import load as load
