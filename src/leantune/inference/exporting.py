@@ -38,6 +38,7 @@ WEIGHTS = "model.safetensors"
 ONNX, ONNX_INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TOLERANCE = 0.02
 """Most of the gain over the constant answer that may be lost in 8 bits."""
+AGAIN = "give the same command again"
 QUALITY_ROWS = 2000
 """Most rows on which the loss of quality is measured."""
 
@@ -161,10 +162,10 @@ def _appearing(folder: Path) -> Iterator[Path]:
     """Give a new folder to write to, which takes the name `folder` at the end of the block, or goes where it fails."""
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.new")
     try:
-        with saving(folder, 0):
+        with saving(folder, 0, then=AGAIN):
             beside.mkdir(parents=True)
         yield beside
-        with saving(folder, 0):
+        with saving(folder, 0, then=AGAIN):
             sync_tree(beside)
             beside.rename(folder)
     finally:
@@ -304,7 +305,7 @@ def _write(source: _Source, folder: Path, options: _Options, notes: list[str], *
     run, model_folder = source.run, source.fold.model
     settings = make_cut_settings(run, load_tokenizer(str(model_folder)), run.load(source.fold, "cpu"))
     size = (model_folder / WEIGHTS).stat().st_size
-    with saving(folder, size):
+    with saving(folder, size, then=AGAIN):
         for file in sorted(model_folder.iterdir()):
             if file.is_file() and (options.format == "huggingface" or file.name != WEIGHTS):
                 shutil.copyfile(file, folder / file.name)
@@ -324,12 +325,12 @@ def _write(source: _Source, folder: Path, options: _Options, notes: list[str], *
                 *(["token_type_ids"] if settings["token_types"] is not None else []),
             )
             (folder / ONNX).parent.mkdir()
-            with saving(folder / ONNX, size):
+            with saving(folder / ONNX, size, then=AGAIN):
                 write_onnx(plain.model, names, folder / ONNX)
             exact = OnnxModel(folder / ONNX)
             checks.append(trial.equals(exact, plain))
             if options.int8:
-                with saving(folder / ONNX_INT8, size // 4):
+                with saving(folder / ONNX_INT8, size // 4, then=AGAIN):
                     quantize_int8(folder / ONNX, folder / ONNX_INT8)
                 told = _describe(_loss_of_int8(trial, source, exact, OnnxModel(folder / ONNX_INT8), options.tolerance))
                 notes.append(f"{name}: {told}" if name else told)
