@@ -4,9 +4,9 @@
     python benchmarks/export_formats.py RUN EXPORTED --rows 300 --batch-sizes 1 32
     python benchmarks/export_formats.py RUN EXPORTED --texts train.csv --text excerpt --max-length 256 --rows 60
 
-Every form predicts the same rows, texts of like length in a batch, in turn and several rounds; the first round warms up.
-Prints medians of seconds, their ratio to plain transformers, and, on the run's own validation rows, the share of the gain
-over the constant answer that is lost. OpenVINO's forms need `openvino` and `nncf`, and are left out where they are not
+Every form predicts the same rows, texts of like length in a batch, in turn and several rounds; the first round warms
+up. Prints medians of seconds, their ratio to plain transformers, and, on the run's own validation rows, the share of
+the gain over the constant answer that is lost. OpenVINO's forms need `openvino` and `nncf`, and are left out where they are not
 installed: docs/design/0009-export.md says why leantune does not export them.
 """
 
@@ -66,7 +66,7 @@ def openvino_forms(folder: Path, calibration: list[Inputs]) -> dict[str, Callabl
     }
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915 - one thing after the other
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("exported", type=Path, help="of the same run: --format onnx --quantize int8")
@@ -153,9 +153,7 @@ def main() -> None:
         for name, values in seconds.items():
             kept = values[1:]
             median = statistics.median(kept)
-            print(
-                f"{name:24} {median:8.2f} s ({min(kept):.2f} to {max(kept):.2f})  {base / median:5.2f} x", flush=True
-            )
+            print(f"{name:24} {median:8.2f} s ({min(kept):.2f} to {max(kept):.2f})  {base / median:5.2f} x", flush=True)
 
     if chosen is not None and chosen.targets is not None and chosen.predictions is not None:
         print()
@@ -164,7 +162,8 @@ def main() -> None:
             logits[by_length] = np.concatenate([compute(inputs) for inputs in batches(32)])
             values = run.task.predictions(torch.from_numpy(logits)).numpy()
             loss = measure_loss(run.task.kind, chosen.targets, chosen.predictions, values)
-            print(f"{name:24} loses {100 * loss.share:6.2f}% ({100 * loss.interval[0]:.2f} to {100 * loss.interval[1]:.2f})")
+            low, high = (100 * value for value in loss.interval)
+            print(f"{name:24} loses {100 * loss.share:6.2f}% ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import ast
 import json
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,7 @@ def as_tokenized(columns: list[list[list[int]]]) -> TokenizedTexts:
     return TokenizedTexts(
         counts=tuple(np.diff(offset).astype(np.int32) for offset in offsets),
         offsets=tuple((offset,) for offset in offsets),
-        values=tuple((np.array(sum(column, []), np.int32),) for column in columns),
+        values=tuple((np.array([*chain.from_iterable(column)], np.int32),) for column in columns),
         rows_per_chunk=1024,
     )
 
