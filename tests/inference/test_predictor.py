@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,22 +15,6 @@ from leantune.inference.ensemble import open_ensemble
 from leantune.system.errors import DeviceError, RunFolderError, SettingsError, TableError
 from leantune.tables.targets import TaskKind
 from small_runs import LABELS, run_all, tiny_config, write_table
-
-SETTINGS: dict[str, Any] = {
-    "tokens__max_length": 24,  # most rows are cut
-    "optimizer__max_steps": 2,
-    "optimizer__epochs": 1,
-}
-
-
-def train_tiny(folder: Path, encoder: Path, name: str = "run", kind: TaskKind = "regression", **settings: Any) -> Path:
-    table = folder / f"{kind}.csv"
-    if not table.exists():
-        write_table(table, kind=kind)
-    target = ["label"] if kind in ("binary", "multiclass") else list(LABELS[kind])
-    given: dict[str, Any] = {"data__target": target, "data__task": kind} | SETTINGS | settings
-    run_all(tiny_config(table, encoder, **given), folder / name)
-    return folder / name
 
 
 def own_predictions(run: Path, fold: int | str = 0) -> tuple[list[str], Any]:
@@ -47,28 +30,18 @@ def rows_of(table: Path, ids: list[str]) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("predictor")
+def run(trained: Callable[..., Path]) -> Path:
+    return trained()
 
 
 @pytest.fixture(scope="module")
-def bert(tiny_encoder_dir: Callable[[str], Path]) -> Path:
-    return tiny_encoder_dir("bert")
+def folds(trained: Callable[..., Path]) -> Path:
+    return trained(fold="all", folds__count=2)
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path, bert: Path) -> Path:
-    return train_tiny(folder, bert)
-
-
-@pytest.fixture(scope="module")
-def folds(folder: Path, bert: Path) -> Path:
-    return train_tiny(folder, bert, "folds", fold="all", folds__count=2, optimizer__max_steps=1)
-
-
-@pytest.fixture(scope="module")
-def classes(folder: Path, bert: Path) -> Path:
-    return train_tiny(folder, bert, "classes", "multiclass")
+def classes(trained: Callable[..., Path]) -> Path:
+    return trained("multiclass")
 
 
 @pytest.mark.parametrize(
@@ -88,29 +61,31 @@ def classes(folder: Path, bert: Path) -> Path:
     ],
 )
 def test_predict_repeats_the_runs_own_predictions(
-    encoder: str, kind: TaskKind, settings: dict[str, Any], tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]
+    encoder: str, kind: TaskKind, settings: dict[str, Any], trained: Callable[..., Path]
 ) -> None:
-    run = train_tiny(tmp_path, tiny_encoder_dir(encoder), "run", kind, **settings)
+    run = trained(kind, encoder, **settings)
     ids, own = own_predictions(run)
-    predictions = leantune.load(run).predict(rows_of(tmp_path / f"{kind}.csv", ids))
+    predictions = leantune.load(run).predict(rows_of(run.with_suffix(".csv"), ids))
     assert predictions.ids.to_pylist() == ids
     np.testing.assert_allclose(predictions.values, own, rtol=0, atol=1e-6)
     assert own.std(axis=0).max() > 1e-3  # the rows differ
 
 
-def test_cut_rows_are_among_those_that_are_repeated(run: Path, folder: Path) -> None:
+def test_cut_rows_are_among_those_that_are_repeated(run: Path) -> None:
     """What the saved model gives without the run's way of cutting is something else."""
     ids, own = own_predictions(run)
-    short = leantune.load(run).predict([text[:40] for text in rows_of(folder / "regression.csv", ids)["text"]])
+    short = leantune.load(run).predict([text[:40] for text in rows_of(run.with_suffix(".csv"), ids)["text"]])
     assert np.abs(short.values - own).max() > 1e-3
 
 
-def test_seventy_seven_classes_are_repeated(tmp_path: Path, bert: Path) -> None:
-    table = write_table(tmp_path / "regression.csv", rows=308)
+def test_seventy_seven_classes_are_repeated(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> None:
+    table = write_table(tmp_path / "table.csv", rows=154)
     frame = pd.read_csv(table, dtype=str)
     frame["score"] = [f"class {row % 77}" for row in range(len(frame))]
     frame.to_csv(table, index=False)
-    run = train_tiny(tmp_path, bert, data__task="multiclass")
+    run = tmp_path / "run"
+    settings = {"data__task": "multiclass", "optimizer__max_steps": 1, "optimizer__epochs": 1}
+    run_all(tiny_config(table, tiny_encoder_dir("bert"), **settings), run)
     ids, own = own_predictions(run)
     predictions = leantune.load(run).predict(rows_of(table, ids))
     assert predictions.values.shape == (len(ids), 77)
@@ -133,8 +108,8 @@ def test_lists_and_tables_of_every_kind_give_the_same(run: Path) -> None:
     np.testing.assert_array_equal(predictor.predict({"body": texts}, text="body").values, expected)
 
 
-def test_a_run_of_pairs_takes_pairs(folder: Path, bert: Path) -> None:
-    run = train_tiny(folder, bert, "pairs", data__text=["text", "other"])
+def test_a_run_of_pairs_takes_pairs(trained: Callable[..., Path]) -> None:
+    run = trained(data__text=["text", "other"])
     pairs = [("Ra ba", "koko"), ("lele", "Mimi ra")]
     predictor = leantune.load(run)
     table = {"text": [one for one, _ in pairs], "other": [two for _, two in pairs]}
@@ -166,13 +141,13 @@ def test_runs_count_alike_or_by_their_weights(run: Path, folds: Path) -> None:
     np.testing.assert_allclose(leantune.load(run, folds).predict(texts).values, (one + two) / 2, rtol=1e-9)
     weighted = leantune.load(run, folds, weights=[3, 1]).predict(texts)
     np.testing.assert_allclose(weighted.values, 0.75 * one + 0.25 * two, rtol=1e-9)
-    assert leantune.load(run, folds).models == ("run/fold_0", "folds/fold_0", "folds/fold_1")
+    names = (f"{run.name}/fold_0", f"{folds.name}/fold_0", f"{folds.name}/fold_1")
+    assert leantune.load(run, folds).models == names
 
 
-def test_labels_of_several_runs_are_put_in_order_by_name(folder: Path, bert: Path) -> None:
+def test_labels_of_several_runs_are_put_in_order_by_name(trained: Callable[..., Path]) -> None:
     columns = list(LABELS["multilabel"])
-    one = train_tiny(folder, bert, "forwards", "multilabel")
-    other = train_tiny(folder, bert, "backwards", "multilabel", data__target=columns[::-1])
+    one, other = trained("multilabel"), trained("multilabel", data__target=columns[::-1])
     texts = ["Ra ra ba.", "Koko"]
     forwards, backwards = leantune.load(one).predict(texts), leantune.load(other).predict(texts)
     assert backwards.labels == tuple(columns[::-1])
@@ -180,13 +155,13 @@ def test_labels_of_several_runs_are_put_in_order_by_name(folder: Path, bert: Pat
     np.testing.assert_allclose(both.values, (forwards.values + backwards.values[:, ::-1]) / 2)
 
 
-def test_runs_that_predict_something_else_are_refused(run: Path, classes: Path, folder: Path, bert: Path) -> None:
+def test_runs_that_predict_something_else_are_refused(run: Path, classes: Path, trained: Callable[..., Path]) -> None:
     with pytest.raises(RunFolderError, match="found the task multiclass, expected regression"):
         leantune.load(run, classes)
-    other = train_tiny(folder, bert, "other", data__target=["name"], data__id=None)
+    other = trained(data__target=["name"], data__id=None)
     with pytest.raises(RunFolderError, match="found the outputs 'name', expected 'score'"):
         leantune.load(run, other)
-    pairs = train_tiny(folder, bert, "two", data__text=["text", "other"])
+    pairs = trained(data__text=["text", "other"])
     with pytest.raises(RunFolderError, match="found the texts of a row 2, expected 1"):
         leantune.load(run, pairs)
 
@@ -258,9 +233,8 @@ def test_classes_are_a_class_and_a_probability_each(classes: Path) -> None:
     np.testing.assert_allclose(sum(table[name].to_numpy() for name in names), 1, rtol=1e-6)
 
 
-def test_labels_are_a_probability_each(folder: Path, bert: Path) -> None:
-    run = train_tiny(folder, bert, "labels", "multilabel")
-    predictions = leantune.load(run).predict(["a", "b"])
+def test_labels_are_a_probability_each(trained: Callable[..., Path]) -> None:
+    predictions = leantune.load(trained("multilabel")).predict(["a", "b"])
     assert predictions.to_arrow().column_names == ["id", *LABELS["multilabel"]]
     assert predictions.decisions.to_pylist() == (predictions.values >= 0.5).tolist()
 

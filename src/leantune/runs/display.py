@@ -20,7 +20,10 @@ from leantune.training.events import Progress as StageProgress
 SECONDS_BETWEEN_LINES = 10.0
 HEAD_WIDTH = 10
 SCORES = ("rmse", "mae", "r2", "pearson", "accuracy", "f1_macro", "log_loss", "roc_auc")
-"""Metrics that are shown at an evaluation, as many as one line of 80 columns holds; the first defined one leads."""
+"""Metrics that are shown at an evaluation; the first defined one leads, or one that chooses the best and is not here.
+"""
+MOST_SCORES = 4
+"""At an evaluation: as many as one line of 80 columns holds."""
 SUMMARY = frozenset({*SCORES, "mse", "spearman", "mcc"})
 """Metrics that are shown at the end, beside the one that chose the best evaluation; `metrics.json` has them all."""
 
@@ -120,8 +123,9 @@ class Display:
             self._line(f"{event.step}/{self._total_steps}", f"{figures}  {countdown(left)} left")
 
     def _show_evaluation(self, event: Evaluation) -> None:
-        values = ((name, event.metrics.get(name)) for name in SCORES)
-        scores = [f"{name} {figure(value, 3)}" for name, value in values if value is not None]
+        names = SCORES if event.metric in SCORES else (event.metric, *SCORES)
+        values = ((name, event.metrics.get(name)) for name in names)
+        scores = [f"{name} {figure(value, 3)}" for name, value in values if value is not None][:MOST_SCORES]
         self._line(f"step {event.step}", "  ".join([*scores, "best"] if event.is_best else scores))
         self._score = scores[0] if scores else ""
 

@@ -89,6 +89,8 @@ class Evaluation:
     step: int
     epoch: float
     metrics: dict[str, float | None]
+    metric: str
+    """The one of them that chooses the best evaluation."""
     is_best: bool
     """Better than every evaluation of this fold before it."""
     predictions: NDArray[np.float64]
