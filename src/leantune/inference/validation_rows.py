@@ -15,8 +15,7 @@ from leantune.system.errors import RunFolderError, SettingsError, TableError
 from leantune.system.files import read_json, sha256_of, unreadable
 from leantune.tables.readers import listed
 from leantune.tables.table import DataSettings, Table, data_sha256, read_table
-from leantune.tables.targets import parse_targets
-from leantune.training.task import Task
+from leantune.tables.targets import parse_known_targets
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,12 +65,12 @@ class RowSource:
 
         Raises `TableError` where the table has not what the run needs.
         """
-        table, everything = self._table, np.arange(len(self._table))
+        table, everything, task = self._table, np.arange(len(self._table)), self._run.task
         if self._is_own and fold.number != "none":
             return self._validated(fold)
         return ValidationRows(
             texts=table.texts,
-            targets=None if self._is_own else _targets_of(table, self._run.task),
+            targets=None if self._is_own else parse_known_targets(table, task.kind, task.labels),
             predictions=None,
             row_numbers=everything,
             path=table.path,
@@ -134,18 +133,3 @@ def _only(own: DataSettings, path: Path) -> DataSettings:
     """Return the settings that read a single file, whose rows count as they stand there."""
     alone = {"path": path, "validation": None, "id": None, "group": None, "weight": None, "fold": None}
     return own.model_copy(update=alone)
-
-
-def _targets_of(table: Table, task: Task) -> NDArray[Any]:
-    """Return the targets of all rows; raises `TableError` for a class that the model does not have."""
-    targets = parse_targets(table, task.kind if task.kind not in {"binary", "multiclass"} else "multiclass")
-    if task.kind not in {"binary", "multiclass"}:
-        return targets.values
-    unknown = [name for name in targets.classes if name not in task.labels]
-    if unknown:
-        raise TableError(
-            f"{table.path}, column {targets.columns[0]!r}: found the classes {listed(unknown, 6)}, which the run does "
-            f"not have; expected {listed(task.labels, 6)}"
-        )
-    places = np.array([task.labels.index(name) for name in targets.classes])
-    return np.asarray(places[targets.values])
