@@ -582,7 +582,13 @@ def test_every_setting_is_read(data: Path, bert: Path, tmp_path: Path, monkeypat
     by_steps = tiny_config(
         data, bert, evaluation__every={"steps": 5}, batching__micro_batch={"rows": 3}, checkpoint__every={"steps": 5}
     )
-    by_fraction = tiny_config(data, bert, evaluation__every={"fraction": 0.5}, batching__micro_batch={"tokens": 90})
+    by_fraction = tiny_config(
+        data,
+        bert,
+        evaluation__every={"fraction": 0.5},
+        batching__micro_batch={"tokens": 90},
+        tokens__truncation="windows",
+    )
     monkeypatch.setattr("leantune.runs.session.dump_config", lambda _: {})  # writing a setting down is not using it
     monkeypatch.setattr(Section, "__getattribute__", watched)
     for i, config in enumerate((by_steps, by_fraction)):
