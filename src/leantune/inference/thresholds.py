@@ -260,7 +260,8 @@ def _fit_cut_points(targets: Values, scores: Values, lowest: int, highest: int) 
     def decisions(kappa: float) -> Values:
         with np.errstate(divide="ignore", invalid="ignore"):
             stretched = np.where(away == 0, 0.0, away / kappa)
-        return np.clip(np.rint(mean + stretched), lowest, highest)
+        decided: Values = np.clip(np.rint(mean + stretched), lowest, highest)
+        return decided
 
     def kappa_of(decided: Values) -> float:
         d = decided[place]

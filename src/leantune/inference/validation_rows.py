@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leantune.inference.trained_run import TrainedFold, TrainedRun
 from leantune.system.errors import RunFolderError, SettingsError, TableError
 from leantune.system.files import read_json, sha256_of, unreadable
+from leantune.tables.memory import MemoryTable
 from leantune.tables.readers import listed
 from leantune.tables.table import DataSettings, Table, data_sha256, read_table
 from leantune.tables.targets import parse_known_targets
@@ -30,8 +31,8 @@ class ValidationRows:
     """[N, outputs]: the run's own predictions; None where it has none of these rows."""
     row_numbers: NDArray[np.int64]
     """[N]: each row's number in its file, from 0."""
-    path: Path
-    """The file, for messages."""
+    path: Path | str
+    """The file, or the name of a table in memory, for messages."""
 
     def __len__(self) -> int:
         return len(self.row_numbers)
@@ -116,6 +117,11 @@ class RowSource:
                 return settings, True
             return settings.model_copy(update={"limit": None}), False
         for path in own.files:
+            if isinstance(path, MemoryTable):
+                raise SettingsError(
+                    f"{self._run.folder}: it was trained on a table in memory, which is not there any more; write the "
+                    "table to a file, and name it with --data FILE"
+                )
             if not path.expanduser().is_file():
                 raise SettingsError(
                     f"{self._run.folder}: the table that it was trained on is not there any more ({path}); name it, or "
@@ -129,7 +135,7 @@ class RowSource:
         return _only(own, own.validation or own.path), True
 
 
-def _only(own: DataSettings, path: Path) -> DataSettings:
+def _only(own: DataSettings, path: Path | MemoryTable) -> DataSettings:
     """Return the settings that read a single file, whose rows count as they stand there."""
     alone = {"path": path, "validation": None, "id": None, "group": None, "weight": None, "fold": None}
     return own.model_copy(update=alone)
