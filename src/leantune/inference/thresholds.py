@@ -260,17 +260,18 @@ def _fit_cut_points(targets: Values, scores: Values, lowest: int, highest: int) 
     def decisions(kappa: float) -> Values:
         with np.errstate(divide="ignore", invalid="ignore"):
             stretched = np.where(away == 0, 0.0, away / kappa)
-        return np.clip(np.rint(mean + stretched), lowest, highest)
+        decided: Values = np.clip(np.rint(mean + stretched), lowest, highest)
+        return decided
 
     def kappa_of(decided: Values) -> float:
         d = decided[place]
         by_chance = targets.var() + d.var() + (mean - d.mean()) ** 2
         return float(1 - np.square(targets - d).mean() / by_chance) if by_chance > 0 else 0.0
 
-    kappa, decided = 0.0, decisions(0.0)
-    while (higher := kappa_of(decided)) > kappa + 1e-12:
-        kappa, decided = higher, decisions(higher)
-    firsts = np.searchsorted(decided, np.arange(lowest + 1, highest + 1), side="left")
+    kappa, best = 0.0, decisions(0.0)
+    while (higher := kappa_of(best)) > kappa + 1e-12:
+        kappa, best = higher, decisions(higher)
+    firsts = np.searchsorted(best, np.arange(lowest + 1, highest + 1), side="left")
     edges = np.concatenate([[-np.inf], levels, [np.inf]])
     usual = np.arange(lowest, highest) + 0.5
     return tuple(_cut(edges[k], edges[k + 1], default) for k, default in zip(firsts, usual, strict=True))
