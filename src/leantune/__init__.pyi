@@ -1,6 +1,9 @@
 from .comparison.comparing import Comparison as Comparison
 from .experiments.experiment import compare as compare
 from .experiments.experiment import demo as demo
+from .inference.predictions import Predictions as Predictions
+from .inference.predictor import Predictor as Predictor
+from .inference.predictor import load as load
 from .runs.result import Run as Run
 from .runs.run import train as train
 from .system.errors import LeantuneError as LeantuneError

@@ -87,6 +87,84 @@ def train(
     say(f"{output}")
 
 
+RUNS_HELP = "Folders of finished runs (several are averaged), then the table: .csv, .tsv, .jsonl or .parquet."
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN... DATA", help=RUNS_HELP)],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Table to write: .csv, .tsv, .jsonl or .parquet; .gz or .zst may follow."),
+    ],
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="COL", help="Column of the texts, where it is not the training's.")
+    ] = None,
+    id_column: Id = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="COL", help="Column to copy into FILE; repeat for several.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Write the columns and the rows, in their order, of this table."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W", help="What each run counts, such as 0.7,0.3, or fitted: by its validation rows; else alike."
+        ),
+    ] = None,
+    decide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Fit thresholds for this metric (f1, f1_macro, qwk, ...) and decide by them."
+        ),
+    ] = None,
+    per_fold: Annotated[
+        bool, typer.Option("--per-fold", help="Add the values of each model, and their standard deviation.")
+    ] = False,
+    precision: Annotated[
+        str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")
+    ] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="data.KEY=VALUE", help="How DATA is read, such as data.encoding=cp932."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write FILE anew where it is there.")] = False,
+) -> None:
+    """Predict a table of texts with a finished run; give the same command again after an interruption."""
+    threads.set_up_threads()
+    from leantune.inference.file import (
+        PredictOptions,
+        as_metric_name,
+        as_precision,
+        parse_weights,
+        predict_file,
+        split_paths,
+    )
+    from leantune.runs.display import Display
+
+    runs, data = split_paths(paths)
+    options = PredictOptions(
+        weights=parse_weights(weights),
+        decide=as_metric_name(decide),
+        text=tuple(text or ()),
+        id=id_column,
+        keep=tuple(keep or ()),
+        like=like,
+        per_model=per_fold,
+        force=force,
+        device=device,
+        precision=as_precision(precision),
+        assignments=tuple(assign or ()),
+    )
+    for _ in Display.over(predict_file(runs, data, output.expanduser(), options)):
+        pass
+    say(f"{output}")
+
+
 @app.command()
 def folds(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=TABLE_HELP)],

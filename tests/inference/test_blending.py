@@ -127,7 +127,7 @@ def test_a_gain_that_is_there_is_shown() -> None:
 
 
 def test_no_gain_is_said_to_be_none() -> None:
-    targets, predictions = runs_of("binary", 3, rows=300, errors=(1.0, 1.0))
+    targets, predictions = runs_of("binary", 3, rows=300, errors=(1.0, 1.5))
     found = fit_blend("binary", targets, predictions)
     assert found.gain_interval[0] < 0 < found.gain_interval[1]
     assert "no gain could be shown" in found.describe(["one", "other"])

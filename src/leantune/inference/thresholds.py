@@ -144,15 +144,17 @@ def fit_rule(kind: TaskKind, metric: MetricName, targets: NDArray[np.generic], p
     Raises `SettingsError` for a metric that thresholds do not change or that the task has not, and for `qwk` of targets
     that are not whole numbers.
     """
-    if metric not in DECIDED[kind]:
-        found = f"{metric} for a task of the kind {kind}"
-        known = ", ".join(DECIDED[kind])
-        raise SettingsError(
-            f"decide: found {found}, expected one of {known}"
-            if known
-            else f"decide: found {found}, which has no decisions to fit; leave it out"
-        )
+    refuse_metric(kind, metric)
     return _fit(kind, metric, targets, predictions, _lowest_and_highest(kind, targets))
+
+
+def refuse_metric(kind: TaskKind, metric: MetricName) -> None:
+    """Raise `SettingsError` for a metric that the task has not, or that thresholds do not serve."""
+    if metric in DECIDED[kind]:
+        return
+    known = ", ".join(DECIDED[kind])
+    expected = f"one of {known}" if known else "no metric: there is nothing to decide; leave it out"
+    raise SettingsError(f"decide: found {metric} for a run of the kind {kind}, expected {expected}")
 
 
 def _lowest_and_highest(kind: TaskKind, targets: NDArray[np.generic]) -> list[tuple[int, int]]:

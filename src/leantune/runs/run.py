@@ -170,6 +170,7 @@ def _finish(
         for note in result_warnings(metrics, truth, np.concatenate(predictions), labels, folder.path):
             folder.write_event(note)
             yield note
+    folder.write_all_predictions(results)
     folder.write_metrics(metrics)
 
 

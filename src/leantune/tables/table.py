@@ -260,7 +260,7 @@ def _read_file(settings: DataSettings, path: Path, setting: str) -> Table:
         ids = pa.array(np.arange(len(cells[columns[0]]))).cast(pa.string())
     else:
         ids = strings[settings.id]
-        _refuse_duplicates(path, settings.id, ids)
+        refuse_duplicates(path, settings.id, ids)
     folds, holdout = None, False
     if settings.fold is not None:
         folds, holdout = _parse_folds(path, settings.fold, strings[settings.fold])
@@ -305,7 +305,8 @@ def _refuse_missing(path: Path, column: str, values: pa.Array, *, empty_too: boo
     refuse_cells(path, column, values, missing.to_numpy(zero_copy_only=False), expected=expected)
 
 
-def _refuse_duplicates(path: Path, column: str, ids: pa.Array) -> None:
+def refuse_duplicates(path: Path | str, column: str, ids: pa.Array) -> None:
+    """Raise `TableError` at the first id that stood before."""
     if pc.count_distinct(ids).as_py() == len(ids):
         return
     first: dict[str, int] = {}
