@@ -48,7 +48,7 @@ def gains(rows: int, draws: int) -> None:
     p = expit(random.normal(-3, 1.5, 1_000_000))
     new_targets, new = (random.random(len(p)) < p).astype(int), np.stack([1 - p, p], axis=1)
     plain = compute_metrics("binary", new_targets, new)["f1"]
-    told, true, held, shown = [], [], 0, 0
+    told, true, held, shown, told_of = [], [], 0, 0, 0
     for number in range(draws):
         random = np.random.default_rng([rows, number])
         p = expit(random.normal(-3, 1.5, rows))
@@ -58,11 +58,13 @@ def gains(rows: int, draws: int) -> None:
         told.append(found.gain or 0.0)
         true.append(gain)
         if found.gain_interval is not None:
+            told_of += 1
             held += found.gain_interval[0] <= gain <= found.gain_interval[1]
             shown += found.gain_interval[0] > 0
     print(
         f"binary f1, {rows} rows of a rare class: gain told {spread(told)}, on new rows {spread(true)}; the interval "
-        f"holds it in {100 * held / draws:.1f}% and shows a gain in {100 * shown / draws:.1f}%"
+        f"holds it in {100 * held / told_of:.1f}% and shows a gain in {100 * shown / told_of:.1f}% of the "
+        f"{told_of} cases that have one"
     )
 
 
