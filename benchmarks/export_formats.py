@@ -7,7 +7,7 @@
 Every form predicts the same rows, texts of like length in a batch, in turn and several rounds; the first round warms
 up. Prints medians of seconds, their ratio to plain transformers, and, on the run's own validation rows, the share of
 the gain over the constant answer that is lost. OpenVINO's forms need `openvino` and `nncf`, and are left out where
-they are not installed: docs/design/0009-export.md says why leantune does not export them.
+they are not installed: docs/design/0010-export.md says why leantune does not export them.
 """
 
 import argparse

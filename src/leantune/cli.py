@@ -97,7 +97,10 @@ TextColumn = Annotated[
     list[str] | None, typer.Option(metavar="COL", help="Column of the texts, where it is not the training's.")
 ]
 Weights = Annotated[
-    str | None, typer.Option(metavar="W,W", help="What each run counts, such as 0.7,0.3; else all alike.")
+    str | None,
+    typer.Option(
+        metavar="W,W", help="What each run counts, such as 0.7,0.3, or fitted: by its validation rows; else alike."
+    ),
 ]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -126,6 +129,12 @@ def predict(
         typer.Option(metavar="TABLE", help="Write the columns and the rows, in their order, of this table."),
     ] = None,
     weights: Weights = None,
+    decide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Fit thresholds for this metric (f1, f1_macro, qwk, ...) and decide by them."
+        ),
+    ] = None,
     per_fold: Annotated[
         bool, typer.Option("--per-fold", help="Add the values of each model, and their standard deviation.")
     ] = False,
@@ -136,12 +145,20 @@ def predict(
 ) -> None:
     """Predict a table of texts with a finished run; give the same command again after an interruption."""
     threads.set_up_threads()
-    from leantune.inference.file import PredictOptions, as_precision, parse_weights, predict_file, split_paths
+    from leantune.inference.file import (
+        PredictOptions,
+        as_metric_name,
+        as_precision,
+        parse_weights,
+        predict_file,
+        split_paths,
+    )
     from leantune.runs.display import Display
 
     runs, data = split_paths(paths)
     options = PredictOptions(
         weights=parse_weights(weights),
+        decide=as_metric_name(decide),
         text=tuple(text or ()),
         id=id_column,
         keep=tuple(keep or ()),

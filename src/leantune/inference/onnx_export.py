@@ -1,7 +1,7 @@
 """A model as an ONNX graph: written by torch's exporter, computed by onnxruntime, and with its weights in 8 bits.
 
 torch's own exporter is called directly. What transformers 5.23 puts around it (`transformers.exporters`, experimental)
-changes torch while it traces, and none of the encoders that leantune trains needs that: docs/design/0009-export.md.
+changes torch while it traces, and none of the encoders that leantune trains needs that: docs/design/0010-export.md.
 """
 
 import importlib.util
