@@ -99,7 +99,7 @@ TextColumn = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        metavar="W,W", help="What each run counts, such as 0.7,0.3, or fitted on validation rows; else alike."
+        metavar="W,W", help="What each run counts, such as 0.7,0.3, or fitted: by its validation rows; else alike."
     ),
 ]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")]
@@ -269,6 +269,47 @@ def compare(
 
     compare_recipes(experiment, output=output, assignments=tuple(assign or ()))
     say(f"{output / 'report.html'}")
+
+
+@app.command()
+def export(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are an ensemble.")],
+    *,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.")],
+    format: Annotated[str, typer.Option("--format", help="huggingface or onnx (extra `onnx`).")] = "huggingface",  # noqa: A002
+    fold: Annotated[str | None, typer.Option(metavar="N", help="The model of one fold; else those of all.")] = None,
+    average: Annotated[
+        bool,
+        typer.Option("--average", help="One model of several seeds: the mean of the weights, where it is as good."),
+    ] = False,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="int8", help="Add an ONNX file in 8 bits, where it is nearly as good.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Of the gain over the constant answer, what int8 may lose; else 0.02."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Validation rows, where the run's table is not there any more.")
+    ] = None,
+) -> None:
+    """Write a run's model for transformers, sentence-transformers or onnxruntime, and try it."""
+    threads.set_up_threads()
+    from leantune.inference.exporting import export as export_runs
+
+    done = export_runs(
+        runs,
+        output=output,
+        format=format,
+        fold=fold,
+        average=average,
+        quantize=quantize,
+        tolerance=tolerance,
+        data=data,
+    )
+    for note in done.notes:
+        say(note, error=True)
+    say(f"{done.folder}")
 
 
 @app.command()

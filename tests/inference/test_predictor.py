@@ -114,7 +114,7 @@ def test_a_run_of_pairs_takes_pairs(trained: Callable[..., Path]) -> None:
     predictor = leantune.load(run)
     table = {"text": [one for one, _ in pairs], "other": [two for _, two in pairs]}
     np.testing.assert_array_equal(predictor.predict(pairs).values, predictor.predict(table).values)
-    with pytest.raises(TableError, match="row 2: found 'lele', expected a pair of texts"):
+    with pytest.raises(TableError, match="row 2: found \"'lele'\", expected 2 cells, as in the first row"):
         predictor.predict([("Ra", "ba"), "lele"])
 
 
@@ -180,14 +180,14 @@ def test_a_run_twice_is_refused(run: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("a text", r"found 'a text', expected a list of texts"),
-        (["a", None], r"row 2, column 'text': found None, expected a text"),
-        (["a", 3.5], r"row 2, column 'text': found 3\.5, expected a text"),
+        ("a text", r"the table in memory: found one text, expected"),
+        (["a", None], r"the table in memory, row 2, column 'text': found nothing, expected a text"),
+        (["a", ["b"]], r"the table in memory, row 2, column 'text': found list, expected a text"),
         ({"text": ["a", None]}, r"row 2, column 'text': found nothing, expected a text"),
-        ({"texts": ["a"]}, r"the table: found no column 'text', .* did you mean 'texts'\?"),
+        ({"texts": ["a"]}, r"the table in memory: found no column 'text', .* did you mean 'texts'\?"),
         ({"text": ["a", "b"], "name": ["1", "1"]}, r"row 2, column 'name': found '1', expected another id"),
-        ({"text": ["a", "b"], "name": ["1", None]}, r"column 'name': found 1 rows without an id"),
-        ({"text": ["a"], "more": [1, 2]}, r"data: found dict that is no table"),
+        ({"text": ["a", "b"], "name": ["1", None]}, r"row 2, column 'name': found nothing, expected a value"),
+        ({"text": ["a"], "name": [1, 2]}, r"found columns of different lengths \('text': 1, 'name': 2\)"),
     ],
 )
 def test_what_cannot_be_read_is_one_message(run: Path, data: Any, message: str) -> None:

@@ -1,6 +1,6 @@
 """Trained runs from Python: texts or a table in memory in, predictions out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,9 @@ from leantune.inference.model import TrainedModel
 from leantune.inference.predictions import Predictions
 from leantune.inference.thresholds import FittedDecisions
 from leantune.system.device import resolve_device
-from leantune.system.errors import SettingsError, TableError
-from leantune.tables.readers import as_text, check_columns
-from leantune.tables.table import refuse_duplicates
+from leantune.system.errors import SettingsError
+from leantune.tables.memory import THE_TABLE, columns_of, describe_columns
+from leantune.tables.table import refuse_duplicates, refuse_missing
 from leantune.training.metrics import MetricName
 from leantune.training.precision import PrecisionName, make_precision
 
@@ -72,34 +72,32 @@ class Predictor:
     ) -> Predictions:
         """Predict rows, in their order.
 
-        `data` is a list of texts, or of pairs of texts where the run was trained on pairs; or a table in memory: a
-        pandas or polars frame, an Arrow table, or a dictionary of columns. Of a table, `text` names the columns of the
+        `data` is a list, array or series of texts, or a list of pairs of texts where the run was trained on pairs; or a
+        table in memory, as `leantune.train` takes it. Of a table, `text` names the columns of the
         texts, by default those of the training, and `id` the column of the ids, by default that of the training where
         the table has it; otherwise the ids are the rows' numbers, from 0. All other columns are left alone. With
         `per_model` the result also has the values of each model. A table in a file is for `leantune predict`.
 
-        Raises `TableError` where a text is missing or no text, a column is not there, or an id stands twice.
+        Raises `TableError` where a text is missing, a column is not there, or an id stands twice.
         """
-        ids: pa.Array | None = None
-        id_name = "id"
-        if _is_table(data):
-            table = _as_table(data)
-            names = self._text_columns(text)
+        own = self._ensemble.text
+        names, id_column = own, None
+        there, _ = describe_columns(data)
+        if there is not None:
             known = self._ensemble.first.config.data.id
-            name = id or (known if known in table.column_names else None)
-            check_columns("the table", table.column_names, [*names, *([] if name is None else [name])])
-            texts = tuple(_texts_of(table.column(column), column) for column in names)
-            if name is not None:
-                ids, id_name = as_text(_joined(table.column(name))).cast(pa.string()), name
-                if ids.null_count:
-                    raise TableError(f"column {name!r}: found {ids.null_count:,} rows without an id, expected one each")
-                refuse_duplicates("the table", name, ids)
+            names, id_column = self._text_columns(text), id or (known if known in there else None)
         elif text is not None or id is not None:
             raise SettingsError("text and id name columns of a table, and a list of texts has none: remove them")
-        else:
-            texts = self._from_list(data)
-        if ids is None:
+        cells = columns_of(data, [*names, *([] if id_column is None else [id_column])], texts=own)
+        for name in names:
+            refuse_missing(THE_TABLE, name, cells[name], empty_too=False)
+        texts = tuple(cells[name] for name in names)
+        if id_column is None:
             ids = pa.array(np.arange(len(texts[0]))).cast(pa.string())
+        else:
+            ids = cells[id_column].cast(pa.string())
+            refuse_missing(THE_TABLE, id_column, ids, empty_too=True)
+            refuse_duplicates(THE_TABLE, id_column, ids)
         members = self._ensemble.members
         values = [
             model.predict(texts, lambda row: f"row {row + 1}")[:, member.order]
@@ -110,7 +108,7 @@ class Predictor:
             kind=self._ensemble.kind,
             labels=self.labels,
             values=self._ensemble.mean(values),
-            id_name=id_name,
+            id_name=id_column or "id",
             models=self.models if per_model else (),
             of_models=np.stack(values) if per_model else None,
             rule=self._ensemble.rule,
@@ -129,21 +127,6 @@ class Predictor:
         if len(names) != len(own):
             raise SettingsError(f"text: found {len(names)} columns, expected {len(own)}, as the run was trained on")
         return names
-
-    def _from_list(self, data: Iterable[Any]) -> tuple[pa.Array, ...]:
-        """Return the columns of the texts of a list of texts, or of pairs of texts."""
-        if isinstance(data, str | bytes | Path):
-            raise TableError(
-                f"data: found {data!r:.60}, expected a list of texts or a table in memory; a single text is [text], "
-                "and a file is for leantune predict"
-            )
-        rows, count = list(data), len(self._ensemble.text)
-        if count == 1:
-            return (_texts_of(rows, "text"),)
-        for row, pair in enumerate(rows):
-            if isinstance(pair, str) or not isinstance(pair, Iterable) or len(list(pair)) != count:
-                raise TableError(f"row {row + 1}: found {pair!r:.60}, expected a pair of texts, as the run was trained")
-        return tuple(_texts_of([tuple(pair)[place] for pair in rows], f"text {place + 1}") for place in range(count))
 
 
 def load(
@@ -167,38 +150,3 @@ def load(
     """
     ensemble = open_ensemble([Path(run) for run in runs], weights, decide=decide)
     return Predictor(ensemble, device=device, precision=precision)
-
-
-def _is_table(data: Any) -> bool:
-    if isinstance(data, pa.Table | pa.RecordBatch | Mapping):
-        return True
-    return hasattr(data, "columns") and hasattr(data, "__getitem__")  # pandas and polars
-
-
-def _as_table(data: Any) -> pa.Table:
-    try:
-        if isinstance(data, pa.RecordBatch):
-            return pa.Table.from_batches([data])
-        return data if isinstance(data, pa.Table) else pa.table(dict(data) if isinstance(data, Mapping) else data)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise TableError(f"data: found {type(data).__name__} that is no table of columns ({error})") from None
-
-
-def _joined(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _texts_of(texts: Any, column: str) -> pa.Array:
-    """Return texts as a large_string array; raises `TableError` for one that is missing or no text."""
-    if not isinstance(texts, pa.ChunkedArray):
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TableError(f"row {row + 1}, column {column!r}: found {text!r:.60}, expected a text")
-    try:
-        found = as_text(_joined(texts)) if isinstance(texts, pa.ChunkedArray) else pa.array(texts, pa.large_string())
-    except (pa.ArrowException, UnicodeError) as error:
-        raise TableError(f"column {column!r}: found what is no text ({error})") from None
-    if found.null_count:
-        row = int(found.is_null().to_numpy(zero_copy_only=False).argmax())
-        raise TableError(f"row {row + 1}, column {column!r}: found nothing, expected a text (it may be empty)")
-    return found

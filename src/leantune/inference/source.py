@@ -6,7 +6,7 @@ twice, a row that is cut off. It also finds the rows that hold the same text, ea
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ class Source:
     @property
     def path(self) -> Path:
         """The file."""
-        return self.settings.path
+        path = self.settings.path
+        return path if isinstance(path, Path) else Path(path.name)  # no file is a table in memory
 
     @property
     def id_name(self) -> str:
@@ -104,12 +105,13 @@ def open_source(
     settings = dump_config(run.config.data)
     for name in OF_TRAINING:
         settings.pop(name, None)
-    here, there = file_format(path)[0], file_format(run.config.data.path)[0]
+    trained = run.config.data.path
+    here, there = file_format(path)[0], file_format(trained)[0] if isinstance(trained, Path) else None
     if here != there:  # what says how the one is written says nothing of the other
         settings.pop("delimiter", None)
     if here == "parquet":
         settings.pop("encoding", None)
-    settings |= {"path": str(path), "id": id_column}
+    settings |= {"path": path, "id": id_column}
     if text:
         if len(text) != len(run.config.data.text):
             raise SettingsError(
@@ -123,11 +125,12 @@ def open_source(
             raise SettingsError(f"--set: found {assignment!r}, expected a setting of the table, data.NAME=VALUE")
         assign(nested, assignment)
     checked = check(DataSettings, nested["data"], "data")
-    names = read_column_names(checked.path, options_of(checked))
+    source = Source(settings=checked, id=None)
+    names = read_column_names(source.path, options_of(checked))
     known = run.config.data.id
     own = checked.id or (known if known in names else None)
-    check_columns(checked.path, names, [*checked.text, *([] if own is None else [own])])
-    return Source(settings=checked, id=own)
+    check_columns(source.path, names, [*checked.text, *([] if own is None else [own])])
+    return replace(source, id=own)
 
 
 def options_of(settings: DataSettings) -> ReadOptions:

@@ -31,7 +31,7 @@ FORMATS = {
 }  # fmt: skip
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _CHUNK_ROWS = 10_000
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def _opened_lines(path: Path, options: ReadOptions, place: Callable[[], str]) ->
         raise _undecodable(path, place(), options.encoding) from None
     except OSError as error:
         what = f"a whole {compression} file; copy or compress it again" if compression else "a file that can be read"
-        raise TableError(f"{path}: found {_one_line(error)}, expected {what}") from None
+        raise TableError(f"{path}: found {one_line(error)}, expected {what}") from None
 
 
 def _line_blocks(path: Path, columns: list[str], options: ReadOptions, rows: int) -> Iterator[dict[str, pa.Array]]:
@@ -150,7 +150,7 @@ def _csv_rows(
     records = _csv_records(lines, path, options)
     delimiter, header = next(records)
     hint = ""
-    if any(_SURROGATE.search(name) or "\0" in name for name in header):
+    if any(SURROGATE.search(name) or "\0" in name for name in header):
         hint = f" (the header is not {options.encoding}: set data.encoding)"
     elif len(header) == 1:
         hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
@@ -226,9 +226,9 @@ def _json_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Ite
         try:
             record = decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            why = f" ({_one_line(error)})"
+            why = f" ({one_line(error)})"
         if not isinstance(record, dict):
-            if _SURROGATE.search(line):  # the usual reason: the second byte of many cp932 characters is a backslash
+            if SURROGATE.search(line):  # the usual reason: the second byte of many cp932 characters is a backslash
                 raise _undecodable(path, f"row {row + 1}", options.encoding)
             raise TableError(
                 f"{path}, row {row + 1}: found {shown(line)}{why}, expected one JSON object on a line of its own; "
@@ -249,7 +249,7 @@ def _strings(cells: Sequence[str | None], path: Path, column: str, first_row: in
     try:
         return pa.array(cells, pa.large_string())
     except UnicodeEncodeError:
-        row = next(row for row, cell in enumerate(cells) if cell and _SURROGATE.search(cell))
+        row = next(row for row, cell in enumerate(cells) if cell and SURROGATE.search(cell))
         where = f"row {first_row + row + 1}, column {column!r}"
         raise _undecodable(path, where, encoding, found=shown(cells[row])) from None
 
@@ -267,7 +267,7 @@ def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (pa.ArrowException, OSError) as error:
         what = f"Parquet in a whole {compression} file" if compression else "a whole Parquet file of texts and numbers"
-        raise TableError(f"{path}: found {_one_line(error)}, expected {what}; write it again") from None
+        raise TableError(f"{path}: found {one_line(error)}, expected {what}; write it again") from None
 
 
 def _parquet_blocks(path: Path, columns: list[str], options: ReadOptions, rows: int) -> Iterator[dict[str, pa.Array]]:
@@ -299,6 +299,8 @@ def _cells_of(table: pa.Table, columns: list[str]) -> dict[str, pa.Array]:
 
 def as_text(values: pa.Array) -> pa.Array:
     """Write scalars as text; NaN becomes null, for both stand for a missing number."""
+    if pa.types.is_dictionary(values.type):
+        return as_text(values.dictionary).take(values.indices)
     if not pa.types.is_floating(values.type):
         return values.cast(pa.large_string())
     missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
@@ -335,7 +337,7 @@ def file_format(path: Path) -> tuple[str | None, str | None]:
 
 
 def refuse_cells(
-    path: Path, column: str, values: pa.Array, bad: npt.NDArray[np.bool_], *, expected: str, first_row: int = 0
+    path: Path | str, column: str, values: pa.Array, bad: npt.NDArray[np.bool_], *, expected: str, first_row: int = 0
 ) -> None:
     """Raise `TableError` at the first cell where `bad` [N] is true; the values begin with those of row `first_row`."""
     if bad.any():
@@ -344,7 +346,10 @@ def refuse_cells(
 
 
 def cell_error(path: Path | str, row: int, column: str, found: str, *, expected: str) -> TableError:
-    """Make the error for one cell; `row` is an index from 0, and the message counts from 1."""
+    """Make the error for one cell; `row` is an index from 0, and the message counts from 1.
+
+    `path` is a file, or what messages call a table that is none.
+    """
     return TableError(
         f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; "
         "correct the cell or remove the row"
@@ -364,5 +369,6 @@ def listed(names: Sequence[str], count: int = 40) -> str:
     return ", ".join(map(shown, names[:count])) + more
 
 
-def _one_line(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
+    """Return what an error says as a part of a sentence."""
     return " ".join(str(error).split()).rstrip(".")
