@@ -230,6 +230,12 @@ def test_what_cannot_be_fitted_is_a_value_error(options, texts, y, message):
         TextRegressor(**options).fit(texts, y)
 
 
+def test_a_fit_that_is_refused_leaves_no_folder(options, tmp_path):
+    with pytest.raises(TableError, match="row 2"):
+        TextRegressor(**options, output=tmp_path).fit(["a", None], [1.0, 2.0])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_columns_other_than_those_of_fit_are_refused(classifier):
     with pytest.raises(TableError, match="feature names should match those that were passed during fit"):
         classifier.predict(pd.DataFrame({"text": TEXTS}))
