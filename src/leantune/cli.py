@@ -2,8 +2,9 @@
 
 # ruff: noqa: PLC0415
 import sys
+from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from leantune.system import threads
 from leantune.system.errors import LeantuneError, SettingsError
 from leantune.system.stopping import Stopped, listen
 from leantune.system.terminal import flush_standard_streams, hold_standard_streams, say
+
+if TYPE_CHECKING:
+    from leantune.training.events import Event
 
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
@@ -88,19 +92,31 @@ def train(
 
 
 RUNS_HELP = "Folders of finished runs (several are averaged), then the table: .csv, .tsv, .jsonl or .parquet."
+Paths = Annotated[list[Path], typer.Argument(metavar="RUN... DATA", help=RUNS_HELP)]
+TextColumn = Annotated[
+    list[str] | None, typer.Option(metavar="COL", help="Column of the texts, where it is not the training's.")
+]
+Weights = Annotated[
+    str | None, typer.Option(metavar="W,W", help="What each run counts, such as 0.7,0.3; else all alike.")
+]
+PrecisionOption = Annotated[str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Reading = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="data.KEY=VALUE", help="How DATA is read, such as data.encoding=cp932."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Write FILE anew where it is there.")]
 
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN... DATA", help=RUNS_HELP)],
+    paths: Paths,
     *,
     output: Annotated[
         Path,
         typer.Option(metavar="FILE", help="Table to write: .csv, .tsv, .jsonl or .parquet; .gz or .zst may follow."),
     ],
-    text: Annotated[
-        list[str] | None, typer.Option(metavar="COL", help="Column of the texts, where it is not the training's.")
-    ] = None,
+    text: TextColumn = None,
     id_column: Id = None,
     keep: Annotated[
         list[str] | None, typer.Option(metavar="COL", help="Column to copy into FILE; repeat for several.")
@@ -109,21 +125,14 @@ def predict(
         Path | None,
         typer.Option(metavar="TABLE", help="Write the columns and the rows, in their order, of this table."),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="W,W", help="What each run counts, such as 0.7,0.3; else all alike.")
-    ] = None,
+    weights: Weights = None,
     per_fold: Annotated[
         bool, typer.Option("--per-fold", help="Add the values of each model, and their standard deviation.")
     ] = False,
-    precision: Annotated[
-        str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")
-    ] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="data.KEY=VALUE", help="How DATA is read, such as data.encoding=cp932."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write FILE anew where it is there.")] = False,
+    precision: PrecisionOption = "fp32",
+    device: Device = "auto",
+    assign: Reading = None,
+    force: Force = False,
 ) -> None:
     """Predict a table of texts with a finished run; give the same command again after an interruption."""
     threads.set_up_threads()
@@ -146,6 +155,48 @@ def predict(
     for _ in Display.over(predict_file(runs, data, output.expanduser(), options)):
         pass
     say(f"{output}")
+
+
+@app.command()
+def evaluate(
+    paths: Paths,
+    *,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the predictions, as `leantune predict` does.")
+    ] = None,
+    text: TextColumn = None,
+    id_column: Id = None,
+    weights: Weights = None,
+    precision: PrecisionOption = "fp32",
+    device: Device = "auto",
+    assign: Reading = None,
+    force: Force = False,
+) -> None:
+    """Tell how good a finished run is on a table with targets: metrics with intervals, beside simple answers."""
+    threads.set_up_threads()
+    from leantune.inference.evaluation import evaluate_file
+    from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
+    from leantune.runs.display import Display
+
+    runs, data = split_paths(paths)
+    options = PredictOptions(
+        weights=parse_weights(weights),
+        text=tuple(text or ()),
+        id=id_column,
+        force=force,
+        device=device,
+        precision=as_precision(precision),
+        assignments=tuple(assign or ()),
+    )
+    found = []
+
+    def work() -> "Generator[Event, None, None]":
+        found.append((yield from evaluate_file(runs, data, None if output is None else output.expanduser(), options)))
+
+    for _ in Display.over(work()):
+        pass
+    for line in found[0].lines():
+        say(line)
 
 
 @app.command()

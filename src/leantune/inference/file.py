@@ -142,7 +142,7 @@ def prepare_file(runs: Sequence[Path], data: Path, options: PredictOptions) -> P
     )
     _refuse_names(ensemble, source, options)
     like_columns = () if options.like is None else _like_columns(ensemble, source, options.like)
-    scanned = scan(source)
+    scanned = scan(source, keep_ids=options.like is not None)
     return PreparedFile(
         ensemble=ensemble,
         source=source,

@@ -76,7 +76,7 @@ class Scan:
     is_computed: NDArray[np.bool_]
     """[N]: whether the row is the first with its texts."""
     ids: NDArray[np.bytes_] | None
-    """[N] digests of the ids, where there is a column of them."""
+    """[N] digests of the ids, where they were asked for."""
     sha256: str
     """Of all texts, in the order of the rows."""
 
@@ -140,8 +140,8 @@ def options_of(settings: DataSettings) -> ReadOptions:
     )
 
 
-def scan(source: Source) -> Scan:
-    """Look through a table, every row; memory grows by about 50 bytes a row.
+def scan(source: Source, *, keep_ids: bool = False) -> Scan:
+    """Look through a table, every row; what is kept is 9 bytes a row, and 16 more with `keep_ids`.
 
     Raises `TableError` where it has no row, a text or an id is missing, or an id stands twice.
     """
@@ -161,6 +161,7 @@ def scan(source: Source) -> Scan:
     if source.id is not None:
         ids = np.concatenate(id_digests)
         _refuse_twice(source, ids)
+        ids = ids if keep_ids else None
     digests = np.concatenate(text_digests)
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     first_row = first[inverse]
