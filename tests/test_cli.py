@@ -276,6 +276,18 @@ def test_a_limit_of_the_cache_that_is_no_number_is_wrong_input(leantune: Any, mo
     assert "LEANTUNE_CACHE_BYTES: found '10 GB', expected a whole number of bytes" in err
 
 
+def test_export_writes_a_model_and_prints_where(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"))[0] == 0
+    code, out, err = leantune("export", tmp_path / "run", "--output", tmp_path / "model")
+    assert (code, out.strip(), err) == (0, str(tmp_path / "model"), "")
+    assert {"README.md", "cut.py", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
+    code, out, err = leantune("export", tmp_path / "run", "--output", tmp_path / "model")
+    assert (code, out) == (2, "")
+    assert "there already; give another --output" in err
+
+
 def test_predict_writes_a_table_and_prints_where(
     leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
 ) -> None:

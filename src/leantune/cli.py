@@ -97,7 +97,10 @@ TextColumn = Annotated[
     list[str] | None, typer.Option(metavar="COL", help="Column of the texts, where it is not the training's.")
 ]
 Weights = Annotated[
-    str | None, typer.Option(metavar="W,W", help="What each run counts, such as 0.7,0.3; else all alike.")
+    str | None,
+    typer.Option(
+        metavar="W,W", help="What each run counts, such as 0.7,0.3, or fitted: by its validation rows; else alike."
+    ),
 ]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -126,6 +129,12 @@ def predict(
         typer.Option(metavar="TABLE", help="Write the columns and the rows, in their order, of this table."),
     ] = None,
     weights: Weights = None,
+    decide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Fit thresholds for this metric (f1, f1_macro, qwk, ...) and decide by them."
+        ),
+    ] = None,
     per_fold: Annotated[
         bool, typer.Option("--per-fold", help="Add the values of each model, and their standard deviation.")
     ] = False,
@@ -136,12 +145,20 @@ def predict(
 ) -> None:
     """Predict a table of texts with a finished run; give the same command again after an interruption."""
     threads.set_up_threads()
-    from leantune.inference.file import PredictOptions, as_precision, parse_weights, predict_file, split_paths
+    from leantune.inference.file import (
+        PredictOptions,
+        as_metric_name,
+        as_precision,
+        parse_weights,
+        predict_file,
+        split_paths,
+    )
     from leantune.runs.display import Display
 
     runs, data = split_paths(paths)
     options = PredictOptions(
         weights=parse_weights(weights),
+        decide=as_metric_name(decide),
         text=tuple(text or ()),
         id=id_column,
         keep=tuple(keep or ()),
@@ -252,6 +269,47 @@ def compare(
 
     compare_recipes(experiment, output=output, assignments=tuple(assign or ()))
     say(f"{output / 'report.html'}")
+
+
+@app.command()
+def export(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are an ensemble.")],
+    *,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.")],
+    format: Annotated[str, typer.Option("--format", help="huggingface or onnx (extra `onnx`).")] = "huggingface",  # noqa: A002
+    fold: Annotated[str | None, typer.Option(metavar="N", help="The model of one fold; else those of all.")] = None,
+    average: Annotated[
+        bool,
+        typer.Option("--average", help="One model of several seeds: the mean of the weights, where it is as good."),
+    ] = False,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="int8", help="Add an ONNX file in 8 bits, where it is nearly as good.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Of the gain over the constant answer, what int8 may lose; else 0.02."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Validation rows, where the run's table is not there any more.")
+    ] = None,
+) -> None:
+    """Write a run's model for transformers, sentence-transformers or onnxruntime, and try it."""
+    threads.set_up_threads()
+    from leantune.inference.exporting import export as export_runs
+
+    done = export_runs(
+        runs,
+        output=output,
+        format=format,
+        fold=fold,
+        average=average,
+        quantize=quantize,
+        tolerance=tolerance,
+        data=data,
+    )
+    for note in done.notes:
+        say(note, error=True)
+    say(f"{done.folder}")
 
 
 @app.command()

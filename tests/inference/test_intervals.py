@@ -100,6 +100,14 @@ def test_large_tables_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
         assert parted[name] == pytest.approx(interval)
 
 
+def test_rankings_of_very_large_tables_have_an_interval_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leantune.inference.intervals._MOST_SCORES_RANKED", 199)
+    data = binary(100)
+    found = bootstrap_intervals("binary", *data)
+    assert [name for name, interval in found.items() if interval is None] == ["roc_auc", "average_precision"]
+    assert bootstrap_intervals("binary", *data, metrics=["roc_auc"])["roc_auc"] is not None
+
+
 def test_a_difference_between_predictions_that_err_alike_has_a_narrow_interval() -> None:
     targets, predictions = binary(400)
     better = np.where(np.arange(400)[:, None] < 30, np.eye(2)[targets], predictions)
@@ -126,5 +134,6 @@ def test_what_cannot_be_is_refused(given: dict, found: str) -> None:
 
 
 def test_the_modules_of_statistics_do_not_import_torch() -> None:
-    program = "import sys, leantune.inference.intervals; assert 'torch' not in sys.modules"
+    modules = "leantune.inference.blending, leantune.inference.thresholds, leantune.inference.intervals"
+    program = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -206,7 +206,7 @@ def test_rows_of_one_group_are_never_on_both_sides() -> None:
     [
         ("binary", "log_loss", "expected one of f1"),
         ("multiclass", "accuracy", "expected one of qwk"),
-        ("soft", "accuracy", "no decisions to fit"),
+        ("soft", "accuracy", "nothing to decide"),
     ],
 )
 def test_a_metric_that_thresholds_do_not_serve_is_refused(kind, metric, found) -> None:

@@ -105,6 +105,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert resume_all(config, tmp_path, monkeypatch, keep) == 2
 
 
+@pytest.mark.parametrize("read", ["one", "all"])
+def test_a_run_that_reads_windows_goes_on_with_the_windows_of_its_epoch(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    tokens = {"max_length": 16, "truncation": "windows", "stride": 6, "training_windows": read}
+    config = every_step(data, bert, tokens=tokens, batching={"batch_size": 8, "micro_batch": {"rows": 5}})
+    assert resume_all(config, tmp_path, monkeypatch, lambda n: n in (2, 6)) == 2  # in the middle of either epoch
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("order", "layout", "rows"), MODES)
 def test_a_resumed_run_is_the_uninterrupted_one_from_every_step_in_every_mode(

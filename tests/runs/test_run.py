@@ -27,7 +27,7 @@ from leantune.system.device import resolve_device
 from leantune.system.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.system.settings import Section
 from leantune.training.clock import peak_process_bytes
-from leantune.training.events import Evaluation, FoldStart, Note, RunEnd
+from leantune.training.events import Evaluation, FoldStart, Note, RunEnd, TrainStep
 from leantune.training.metrics import metric_names
 from leantune.training.precision import supported_precisions
 from leantune.training.scoring import compute_metrics
@@ -533,6 +533,99 @@ def test_what_is_cut_is_told_before_training(data: Path, bert: Path, tmp_path: P
     assert "regression" in notes["task"]
 
 
+WINDOWS = {"max_length": 16, "truncation": "windows"}
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Callable[[str], Path]) -> tuple[Path, Any]:
+    """A run that reads all windows of 60 rows, and its events; two steps of 24 rows an epoch."""
+    folder = tmp_path_factory.mktemp("windowed")
+    config = tiny_config(
+        write_table(folder / "train.csv"),
+        tiny_encoder_dir("bert"),
+        tokens=WINDOWS | {"training_windows": "all"},
+        batching__batch_size=24,
+    )
+    return folder, run_all(config, folder / "run")
+
+
+def windows_of(texts: list[str], folder: Path) -> list[Any]:
+    """The windows of each text, as the saved tokenizer puts tokens together: 14 tokens, a window every 7."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        last = max(len(ids) - 16, 0)
+        found.append([[*ids[:1], *ids[1 + s : -1][:14], *ids[-1:]] for s in [*range(0, last, 7), last]])
+    return found
+
+
+def test_the_saved_model_repeats_the_predictions_of_rows_that_are_read_in_windows(windowed: tuple[Path, Any]) -> None:
+    folder, _ = windowed
+    told = predictions_of(folder / "run")
+    assert told["row"] == sorted(set(told["row"]))
+    assert len(told["row"]) == metrics_of(folder / "run")["folds"]["0"]["validation_rows"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "run" / "fold_0" / "model").eval()
+    windows = windows_of(read_texts(folder / "train.csv", told["row"]), folder / "run" / "fold_0" / "model")
+    assert max(map(len, windows)) > 3
+    with torch.inference_mode():
+        means = [model(torch.tensor(of_row)).logits.mean().item() for of_row in windows]
+    assert means == pytest.approx(told["prediction"], abs=1e-5)
+
+
+def test_a_row_is_one_row_in_all_counts_and_tokens_are_those_of_its_windows(windowed: tuple[Path, Any]) -> None:
+    folder, events = windowed
+    texts = read_texts(folder / "train.csv", list(range(60)))
+    windows = windows_of(texts, folder / "run" / "fold_0" / "model")
+    training = sorted(set(range(60)) - set(predictions_of(folder / "run")["row"]))
+    tokens = sum(len(window) for row in training for window in windows[row])
+    overall = metrics_of(folder / "run")["overall"]
+    assert (overall["rows"], overall["tokens"]) == (2 * len(training), 2 * tokens)
+    steps = [event for event in events if isinstance(event, TrainStep)]
+    assert [step.rows for step in steps] == [24, 24] * 2
+    assert all(0 <= step.computed_tokens - step.tokens <= step.computed_tokens * 0.3 for step in steps)
+    assert [event.rows for event in events if isinstance(event, Evaluation)] == [12, 12]
+
+
+def test_what_is_read_in_windows_is_told_before_training(windowed: tuple[Path, Any]) -> None:
+    folder, events = windowed
+    windows = windows_of(read_texts(folder / "train.csv", list(range(60))), folder / "run" / "fold_0" / "model")
+    counts = list(map(len, windows))
+    (note,) = [event.text for event in events if isinstance(event, Note) and event.about == "tokens"]
+    assert note == (
+        f"nothing is cut: {sum(count > 1 for count in counts)} of 60 rows are longer than 16 tokens (as set) and are "
+        f"read in up to {max(counts)} windows, one every 7 tokens; an epoch reads all of a row's windows, and its "
+        "prediction is the mean of all"
+    )
+
+
+def test_the_effective_settings_have_the_stride_and_repeat_a_run_with_windows(
+    windowed: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder, _ = windowed
+    text = (folder / "run" / "config.yaml").read_text()
+    assert yaml.safe_load(text)["tokens"] == WINDOWS | {
+        "stride": 7,
+        "window_pooling": "mean",
+        "training_windows": "all",
+        "unknown": "refuse",
+    }
+    run_all(load_config(folder / "run" / "config.yaml", {}), tmp_path / "again")
+    assert predictions_of(folder / "run") == predictions_of(tmp_path / "again")
+    assert (tmp_path / "again" / "config.yaml").read_text() == text
+
+
+def test_all_rows_train_in_windows_without_validation_and_pairs_have_windows(bert: Path, tmp_path: Path) -> None:
+    data = write_table(tmp_path / "train.csv", kind="multiclass")
+    target = {"data__text": ["text", "other"], "data__target": "label"}
+    tokens = WINDOWS | {"window_pooling": "max", "max_length": 24}
+    run_all(tiny_config(data, bert, **target, tokens=tokens, fold="none"), tmp_path / "all")
+    assert metrics_of(tmp_path / "all")["overall"]["rows"] == 120
+    run_all(tiny_config(data, bert, **target, tokens=tokens), tmp_path / "folds")
+    predictions = np.array(predictions_of(tmp_path / "folds")["prediction"])
+    assert predictions.sum(axis=1) == pytest.approx(1)
+
+
 def warnings_of(events: list[Any]) -> list[str]:
     """Warnings before the training; those about its result are left out."""
     notes = [event for event in events if isinstance(event, Note) and event.event == "warning"]
@@ -645,7 +738,13 @@ def test_every_setting_is_read(data: Path, bert: Path, tmp_path: Path, monkeypat
     by_steps = tiny_config(
         data, bert, evaluation__every={"steps": 5}, batching__micro_batch={"rows": 3}, checkpoint__every={"steps": 5}
     )
-    by_fraction = tiny_config(data, bert, evaluation__every={"fraction": 0.5}, batching__micro_batch={"tokens": 90})
+    by_fraction = tiny_config(
+        data,
+        bert,
+        evaluation__every={"fraction": 0.5},
+        batching__micro_batch={"tokens": 90},
+        tokens__truncation="windows",
+    )
     monkeypatch.setattr("leantune.runs.session.dump_config", lambda _: {})  # writing a setting down is not using it
     monkeypatch.setattr(Section, "__getattribute__", watched)
     for i, config in enumerate((by_steps, by_fraction)):

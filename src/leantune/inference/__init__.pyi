@@ -1,5 +1,7 @@
 from .estimators import TextClassifier as TextClassifier
 from .estimators import TextRegressor as TextRegressor
+from .exporting import Exported as Exported
+from .exporting import export as export
 from .predictions import Predictions as Predictions
 from .predictor import Predictor as Predictor
 from .predictor import load as load

@@ -1,17 +1,25 @@
-"""The models of one run or of several as one answer: which they are, and what each counts."""
+"""The models of one run or of several as one answer: which they are, what each counts, and what is decided."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leantune.inference.blending import FittedWeights, blend, fit_blend
+from leantune.inference.out_of_fold import OutOfFold, read_same_rows
+from leantune.inference.thresholds import DecisionRule, FittedDecisions, fit_decisions, refuse_metric
 from leantune.inference.trained_run import TrainedFold, TrainedRun, open_run
 from leantune.system.errors import RunFolderError, SettingsError
 from leantune.tables.readers import listed
 from leantune.tables.targets import TaskKind
+from leantune.training.metrics import MetricName
+
+Weights = Sequence[float] | Literal["fitted"] | None
+"""What each run counts; `fitted` finds it out on their out-of-fold predictions, and None counts all alike."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +44,15 @@ class Ensemble:
     kind: TaskKind
     labels: tuple[str, ...]
     """One name an output, in the order of the first run."""
+    fitted_weights: FittedWeights | None = None
+    """How the weights were found, where they are fitted."""
+    fitted_decisions: FittedDecisions | None = None
+    """How thresholds were found, where they are fitted."""
+
+    @property
+    def rule(self) -> DecisionRule | None:
+        """The fitted thresholds; None is the most probable class, labels from 0.5 on, and numbers as they are."""
+        return None if self.fitted_decisions is None else self.fitted_decisions.rule
 
     @property
     def first(self) -> TrainedRun:
@@ -57,11 +74,15 @@ class Ensemble:
         return total
 
 
-def open_ensemble(runs: Sequence[Path], weights: Sequence[float] | None = None) -> Ensemble:
+def open_ensemble(runs: Sequence[Path], weights: Weights = None, *, decide: MetricName | None = None) -> Ensemble:
     """Open finished runs as one ensemble: every run counts alike, or by `weights`, and so do the folds of a run.
 
-    Raises `RunFolderError` where a folder is no finished run, or the runs do not predict the same from the same number
-    of texts, and `SettingsError` for weights that are not one number of 0 or more for each run.
+    `decide` names the metric that thresholds are fitted for, on the runs' out-of-fold predictions, weighted as the
+    runs are.
+
+    Raises `RunFolderError` where a folder is no finished run, the runs do not predict the same from the same number of
+    texts, or what is fitted needs validation rows that they do not have or do not share; and `SettingsError` for
+    weights that are not one number of 0 or more for each run, and for a metric that has no thresholds.
     """
     if not runs:
         raise SettingsError("runs: found none, expected the folder of at least one run")
@@ -71,7 +92,15 @@ def open_ensemble(runs: Sequence[Path], weights: Sequence[float] | None = None) 
     first = opened[0]
     for other in opened[1:]:
         _refuse_other_task(first, other)
-    shares = _shares(len(opened), weights)
+    is_fitted = isinstance(weights, str)
+    if is_fitted and len(opened) == 1:
+        raise SettingsError("weights: found fitted for one run, expected at least two to weigh; leave it out")
+    if decide is not None:
+        refuse_metric(first.task.kind, decide)
+    read = read_same_rows(opened) if decide is not None or is_fitted else []
+    blended = _fit_weights(first.task.kind, read) if is_fitted else None
+    given = weights if not isinstance(weights, str) else None
+    shares = _shares(len(opened), given if blended is None else blended.weights)
     names = _names(opened)
     members = [
         Member(
@@ -84,7 +113,26 @@ def open_ensemble(runs: Sequence[Path], weights: Sequence[float] | None = None) 
         for run, share, name in zip(opened, shares, names, strict=True)
         for fold in run.folds
     ]
-    return Ensemble(members=tuple(members), kind=first.task.kind, labels=first.task.labels)
+    ensemble = Ensemble(members=tuple(members), kind=first.task.kind, labels=first.task.labels, fitted_weights=blended)
+    if decide is None:
+        return ensemble
+    # Of fitted weights the cross-fitted ones, so that no row is decided with the help of its own target.
+    values = blend([one.predictions for one in read], shares) if blended is None else blended.blended
+    decisions = fit_decisions(ensemble.kind, decide, read[0].targets, values, folds=read[0].folds)
+    return replace(ensemble, fitted_decisions=decisions)
+
+
+def describe_fits(ensemble: Ensemble) -> Iterator[tuple[str, str]]:
+    """Yield what was fitted and what it gains, for people: what it is about, and a sentence."""
+    if ensemble.fitted_weights is not None:
+        runs = list({member.run.folder: member.run for member in ensemble.members}.values())
+        yield "weights", ensemble.fitted_weights.describe(_names(runs))
+    if ensemble.fitted_decisions is not None:
+        yield "decide", ensemble.fitted_decisions.describe()
+
+
+def _fit_weights(kind: TaskKind, read: Sequence[OutOfFold]) -> FittedWeights:
+    return fit_blend(kind, read[0].targets, [one.predictions for one in read], folds=read[0].folds)
 
 
 def _refuse_other_task(first: TrainedRun, other: TrainedRun) -> None:

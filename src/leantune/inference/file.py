@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from leantune.inference.blocks import Computed, compute_blocks
-from leantune.inference.ensemble import Ensemble, open_ensemble
+from leantune.inference.ensemble import Ensemble, Weights, describe_fits, open_ensemble
 from leantune.inference.predictions import output_columns, output_names
 from leantune.inference.source import Scan, Source, find_rows, open_source, options_of, scan
 from leantune.system.device import resolve_device
@@ -27,6 +27,7 @@ from leantune.system.stopping import Stopped, check, deferred
 from leantune.tables.readers import check_columns, listed, read_column_names
 from leantune.tables.writers import refuse_unwritable, writing_table
 from leantune.training.events import Event, Note
+from leantune.training.metrics import MetricName
 from leantune.training.precision import PrecisionName, make_precision
 
 PRECISIONS: tuple[Literal["auto"] | PrecisionName, ...] = ("auto", *get_args(PrecisionName))
@@ -36,8 +37,9 @@ PRECISIONS: tuple[Literal["auto"] | PrecisionName, ...] = ("auto", *get_args(Pre
 class PredictOptions:
     """How a table in a file is predicted."""
 
-    weights: Sequence[float] | None = None
-    """What each run counts; None counts all alike."""
+    weights: Weights = None
+    decide: MetricName | None = None
+    """The metric that thresholds are fitted for; None leaves probabilities and numbers as they are."""
     text: tuple[str, ...] = ()
     """Columns of the texts; none are those of the training."""
     id: str | None = None
@@ -80,6 +82,8 @@ class PreparedFile:
         runs = dict.fromkeys(str(member.run.folder) for member in members)
         mean = "" if len(members) == 1 else f", the mean of {len(members)} models"
         yield Note(about="model", text=f"{self.ensemble.kind}: {', '.join(runs)}{mean}")
+        for about, text in describe_fits(self.ensemble):
+            yield Note(about=about, text=text)
 
     def compute(self, folder: Path) -> Generator[Event, None, Computed]:
         """Predict all rows, with blocks kept in `folder`."""
@@ -130,7 +134,7 @@ def prepare_file(runs: Sequence[Path], data: Path, options: PredictOptions) -> P
         if given and options.like is not None:
             raise SettingsError(f"{name}: not used with --like, whose columns are all that is written: remove one")
     make_precision(options.precision, resolve_device(options.device))  # raises
-    ensemble = open_ensemble(runs, options.weights)
+    ensemble = open_ensemble(runs, options.weights, decide=options.decide)
     if not options.text:
         _refuse_other_texts(ensemble)
     source = open_source(
@@ -188,7 +192,9 @@ def _own_blocks(prepared: PreparedFile, computed: Computed) -> Iterator[pa.Table
     for start, block in source.blocks(read):
         rows = np.arange(start, start + len(next(iter(block.values()))))
         ids = pa.array(rows).cast(pa.string()) if source.id is None else block[source.id].cast(pa.string())
-        columns = output_columns(ensemble.kind, ensemble.labels, computed.values(rows), computed.values_of_models(rows))
+        columns = output_columns(
+            ensemble.kind, ensemble.labels, computed.values(rows), computed.values_of_models(rows), ensemble.rule
+        )
         yield pa.table([ids, *columns, *(block[name] for name in keep)], names=[source.id_name, *names, *keep])
 
 
@@ -202,7 +208,7 @@ def _like_blocks(prepared: PreparedFile, computed: Computed) -> Iterator[pa.Tabl
     other = Source(settings=source.settings.model_copy(update={"path": like, "delimiter": None}), id=source.id)
     for start, block in other.blocks([source.id]):
         rows = all_rows[start : start + len(block[source.id])]
-        columns = output_columns(ensemble.kind, ensemble.labels, computed.values(rows))
+        columns = output_columns(ensemble.kind, ensemble.labels, computed.values(rows), rule=ensemble.rule)
         by_name = dict(zip(names, columns, strict=True)) | {source.id: block[source.id].cast(pa.string())}
         meant = _meanings(ensemble)
         yield pa.table([by_name[meant.get(name, name)] for name in prepared.like_columns], names=prepared.like_columns)
@@ -266,14 +272,29 @@ def _model_names(prepared: PreparedFile) -> tuple[str, ...]:
     return tuple(member.name for member in prepared.ensemble.members) if prepared.options.per_model else ()
 
 
-def parse_weights(text: str | None) -> list[float] | None:
-    """Parse the weights of runs, numbers with commas between them; raises `SettingsError` for anything else."""
+def parse_weights(text: str | None) -> Weights:
+    """Parse the weights of runs, numbers with commas between them or `fitted`; else raises `SettingsError`."""
     if text is None:
         return None
+    if text == "fitted":
+        return "fitted"
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise SettingsError(f"--weights: found {text!r}, expected a number for each run, such as 0.7,0.3") from None
+        raise SettingsError(
+            f"--weights: found {text!r}, expected a number for each run, such as 0.7,0.3, or fitted"
+        ) from None
+
+
+def as_metric_name(name: str | None) -> MetricName | None:
+    """Return a metric by its name; raises `SettingsError` where there is none of that name."""
+    if name is None:
+        return None
+    known: tuple[MetricName, ...] = get_args(MetricName)
+    for metric in known:
+        if name == metric:
+            return metric
+    raise SettingsError(f"--decide: found {name!r}, expected a metric such as f1, f1_macro or qwk")
 
 
 def as_precision(name: str) -> Literal["auto"] | PrecisionName:

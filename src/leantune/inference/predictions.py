@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from leantune.inference.thresholds import DecisionRule
 from leantune.system.errors import SettingsError
 from leantune.system.formatting import figure
 from leantune.system.terminal import printable
@@ -41,6 +42,8 @@ class Predictions:
     """Names of the models whose mean the values are, where they were asked for one by one."""
     of_models: NDArray[np.float64] | None = None
     """[models, n, outputs]: the values of each model, where they were asked for."""
+    rule: DecisionRule | None = None
+    """Fitted thresholds that decide."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -48,17 +51,19 @@ class Predictions:
     @property
     def decisions(self) -> pa.Array:
         """What is predicted for each row: the most probable class (a name), whether each label applies (a list of true
-        and false: a probability of at least 0.5), or for regression the number, a list of them for several targets."""
+        and false: a probability of at least 0.5), or for regression the number, a list of them for several targets.
+        Where thresholds were fitted, they decide: on the class, each label, or a whole number."""
+        decided = self.values if self.rule is None else self.rule.decide(self.values)
         if self.kind == "regression":
-            return _rows_of(self.values)
+            return _rows_of(decided if self.rule is None else decided.astype(np.int64))
         if self.kind == "multilabel":
-            return _rows_of(self.values >= 0.5)
-        return pa.array(self.labels, pa.string()).take(pa.array(self.values.argmax(axis=1)))
+            return _rows_of(decided >= 0.5)
+        return pa.array(self.labels, pa.string()).take(pa.array(decided.argmax(axis=1)))
 
     def to_arrow(self) -> pa.Table:
         """Return the table that `leantune predict` writes: see `output_names`, with the ids before."""
         names = output_names(self.kind, self.labels, self.models)
-        columns = output_columns(self.kind, self.labels, self.values, self.of_models)
+        columns = output_columns(self.kind, self.labels, self.values, self.of_models, self.rule)
         if self.id_name in names:
             raise SettingsError(
                 f"id: the column of the ids is called {self.id_name!r}, as a column of the predictions is; rename it"
@@ -106,11 +111,18 @@ def output_columns(
     labels: tuple[str, ...],
     values: NDArray[np.float64],
     of_models: NDArray[np.float64] | None = None,
+    rule: DecisionRule | None = None,
 ) -> list[pa.Array]:
-    """Return the columns that `output_names` names; `values` [n, outputs], `of_models` [models, n, outputs]."""
-    columns = [pa.array(column) for column in values.T]
+    """Return the columns that `output_names` names; `values` [n, outputs], `of_models` [models, n, outputs].
+
+    With a `rule`, `prediction` is the class that it decides on, and labels are 0 or 1 and numbers whole, as it decides.
+    The probabilities of classes, and what each model says, stay as they are.
+    """
+    decided = values if rule is None else rule.decide(values)
     if kind in {"binary", "multiclass"}:
-        columns.insert(0, pa.array(labels, pa.string()).take(pa.array(values.argmax(axis=1))))
+        columns = [pa.array(labels, pa.string()).take(pa.array(decided.argmax(axis=1))), *map(pa.array, values.T)]
+    else:
+        columns = [pa.array(column) for column in (decided if rule is None else decided.astype(np.int64)).T]
     if of_models is not None:
         for part in (*of_models, of_models.std(axis=0)):
             columns += [pa.array(column) for column in part.T]

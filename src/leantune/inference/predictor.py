@@ -8,13 +8,16 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from leantune.inference.blending import FittedWeights
 from leantune.inference.ensemble import Ensemble, open_ensemble
 from leantune.inference.model import TrainedModel
 from leantune.inference.predictions import Predictions
+from leantune.inference.thresholds import FittedDecisions
 from leantune.system.device import resolve_device
 from leantune.system.errors import SettingsError
 from leantune.tables.memory import THE_TABLE, columns_of, describe_columns
 from leantune.tables.table import refuse_duplicates, refuse_missing
+from leantune.training.metrics import MetricName
 from leantune.training.precision import PrecisionName, make_precision
 
 
@@ -44,6 +47,16 @@ class Predictor:
     def models(self) -> tuple[str, ...]:
         """The names of the models whose mean is predicted: `fold_0`, or `RUN/fold_0` where there are several runs."""
         return tuple(member.name for member in self._ensemble.members)
+
+    @property
+    def fitted_weights(self) -> FittedWeights | None:
+        """The runs' weights and what they gain over equal ones, where they were fitted."""
+        return self._ensemble.fitted_weights
+
+    @property
+    def fitted_decisions(self) -> FittedDecisions | None:
+        """The thresholds and what they gain, where they were fitted: `leantune.load(RUN, decide="f1")`."""
+        return self._ensemble.fitted_decisions
 
     def __repr__(self) -> str:
         runs = dict.fromkeys(str(member.run.folder) for member in self._ensemble.members)
@@ -98,6 +111,7 @@ class Predictor:
             id_name=id_column or "id",
             models=self.models if per_model else (),
             of_models=np.stack(values) if per_model else None,
+            rule=self._ensemble.rule,
         )
 
     @cached_property
@@ -117,16 +131,22 @@ class Predictor:
 
 def load(
     *runs: str | Path,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[float] | Literal["fitted"] | None = None,
+    decide: MetricName | None = None,
     device: str = "auto",
     precision: Literal["auto"] | PrecisionName = "fp32",
 ) -> Predictor:
     """Open finished runs to predict with them: `leantune.load("RUN").predict(["a text", "another"])`.
 
     A run of several folds answers with the mean of its models, and several runs with the mean of theirs, each run
-    counting alike or by `weights`. Numbers are averaged as they are, classes and labels by their probabilities.
+    counting alike, by `weights`, or by weights that are `"fitted"` on the predictions for the rows that validated the
+    runs. Numbers are averaged as they are, classes and labels by their probabilities. `decide` names a metric:
+    thresholds are fitted for it on the same rows, and decide on classes, labels and whole numbers. `fitted_weights` and
+    `fitted_decisions` of the result say what that gains.
+
     `precision` is that of the matrix products; fp32 repeats the run's own predictions. Raises `RunFolderError` where a
     folder is no finished run or the runs do not predict the same, and `DeviceError` where this machine has no such
     device or precision.
     """
-    return Predictor(open_ensemble([Path(run) for run in runs], weights), device=device, precision=precision)
+    ensemble = open_ensemble([Path(run) for run in runs], weights, decide=decide)
+    return Predictor(ensemble, device=device, precision=precision)

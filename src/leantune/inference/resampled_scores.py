@@ -22,7 +22,8 @@ Scores = NDArray[np.float64]
 """[R]: a metric of each resample, NaN where it is not defined."""
 Scorer = Callable[[Weights], dict[MetricName, Scores]]
 
-_RANKED: frozenset[MetricName] = frozenset({"roc_auc", "average_precision"})
+RANKED: frozenset[MetricName] = frozenset({"roc_auc", "average_precision"})
+"""Metrics that need the scores of each class or label in order: most of the time goes into them."""
 _ROUNDING = 1e-12
 """A variance that is this share of the mean square is zero but for rounding."""
 
@@ -202,7 +203,7 @@ def _classes(targets: NDArray[np.generic], predictions: NDArray[np.float64], nam
     losses = -probability_logarithms(predictions[np.arange(len(truth)), truth])
     true_rows, chosen_rows = _sums_by(truth, count), _sums_by(chosen, count)
     hit_rows = _sums_by(np.where(truth == chosen, truth, -1), count)
-    ranked = ([1] if count == 2 else range(count)) if names & _RANKED else []
+    ranked = ([1] if count == 2 else range(count)) if names & RANKED else []
     areas = [_make_areas(truth == c, predictions[:, c]) for c in ranked]
 
     def score(weights: Weights) -> dict[MetricName, Scores]:
@@ -238,7 +239,7 @@ def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64], 
     losses = -probability_logarithms(np.where(truth, predictions, 1 - predictions)).mean(axis=1)
     all_right = (truth == chosen).all(axis=1).astype(np.float64)
     truths, choices, both = (m.T.astype(np.float64) for m in (truth, chosen, truth & chosen))
-    ranked = zip(truth.T, predictions.T, strict=True) if names & _RANKED else []
+    ranked = zip(truth.T, predictions.T, strict=True) if names & RANKED else []
     areas = [_make_areas(t, p) for t, p in ranked]
 
     def score(weights: Weights) -> dict[MetricName, Scores]:

@@ -144,15 +144,17 @@ def fit_rule(kind: TaskKind, metric: MetricName, targets: NDArray[np.generic], p
     Raises `SettingsError` for a metric that thresholds do not change or that the task has not, and for `qwk` of targets
     that are not whole numbers.
     """
-    if metric not in DECIDED[kind]:
-        found = f"{metric} for a task of the kind {kind}"
-        known = ", ".join(DECIDED[kind])
-        raise SettingsError(
-            f"decide: found {found}, expected one of {known}"
-            if known
-            else f"decide: found {found}, which has no decisions to fit; leave it out"
-        )
+    refuse_metric(kind, metric)
     return _fit(kind, metric, targets, predictions, _lowest_and_highest(kind, targets))
+
+
+def refuse_metric(kind: TaskKind, metric: MetricName) -> None:
+    """Raise `SettingsError` for a metric that the task has not, or that thresholds do not serve."""
+    if metric in DECIDED[kind]:
+        return
+    known = ", ".join(DECIDED[kind])
+    expected = f"one of {known}" if known else "no metric: there is nothing to decide; leave it out"
+    raise SettingsError(f"decide: found {metric} for a run of the kind {kind}, expected {expected}")
 
 
 def _lowest_and_highest(kind: TaskKind, targets: NDArray[np.generic]) -> list[tuple[int, int]]:
@@ -260,17 +262,18 @@ def _fit_cut_points(targets: Values, scores: Values, lowest: int, highest: int) 
     def decisions(kappa: float) -> Values:
         with np.errstate(divide="ignore", invalid="ignore"):
             stretched = np.where(away == 0, 0.0, away / kappa)
-        return np.clip(np.rint(mean + stretched), lowest, highest)
+        decided: Values = np.clip(np.rint(mean + stretched), lowest, highest)
+        return decided
 
     def kappa_of(decided: Values) -> float:
         d = decided[place]
         by_chance = targets.var() + d.var() + (mean - d.mean()) ** 2
         return float(1 - np.square(targets - d).mean() / by_chance) if by_chance > 0 else 0.0
 
-    kappa, decided = 0.0, decisions(0.0)
-    while (higher := kappa_of(decided)) > kappa + 1e-12:
-        kappa, decided = higher, decisions(higher)
-    firsts = np.searchsorted(decided, np.arange(lowest + 1, highest + 1), side="left")
+    kappa, best = 0.0, decisions(0.0)
+    while (higher := kappa_of(best)) > kappa + 1e-12:
+        kappa, best = higher, decisions(higher)
+    firsts = np.searchsorted(best, np.arange(lowest + 1, highest + 1), side="left")
     edges = np.concatenate([[-np.inf], levels, [np.inf]])
     usual = np.arange(lowest, highest) + 0.5
     return tuple(_cut(edges[k], edges[k + 1], default) for k, default in zip(firsts, usual, strict=True))

@@ -144,7 +144,9 @@ def prepare(
             "folds": config.folds
             if folds.kind in ("given", "none")
             else config.folds.model_copy(update={"kind": folds.kind}),
-            "tokens": config.tokens.model_copy(update={"max_length": sequences.max_length}),
+            "tokens": config.tokens.model_copy(
+                update={"max_length": sequences.max_length, "stride": sequences.stride or "auto"}
+            ),
             "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout.name}),
             "model": config.model.model_copy(
                 update={name: resolve_dropout(getattr(config.model, name)) for name in ("dropout", "attention_dropout")}
@@ -307,15 +309,7 @@ def _notes(
     yield Note(about="folds", text=_describe_folds(config, folds))
     for text in folds.notes:
         yield Note(about="folds", text=text)
-    origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
-    yield Note(
-        about="tokens",
-        text=f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {sequences.max_length} tokens ({origin}) "
-        f"and lose {sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
-        if sequences.truncated_rows
-        else f"nothing is cut: up to {sequences.max_length} tokens fit ({origin}), the longest row has "
-        f"{int(sequences.lengths.max())}",
-    )
+    yield Note(about="tokens", text=_describe_lengths(config, sequences))
     yield Note(about="model", text=f"{config.model.name}; {encoder.head_reason}")
     if targets.kind == "regression" and config.loss.standardize and encoder.output_layer is None:
         text = "its last layer cannot take the targets' scale: they are learned in the table's units"
@@ -338,6 +332,25 @@ def _notes(
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
         f"of up to {_describe_limit(batching.micro_batch)}",
     )
+
+
+def _describe_lengths(config: Config, sequences: Sequences) -> str:
+    """Say how many rows are too long, and what is read of them."""
+    rows, limit = len(sequences.lengths), sequences.max_length
+    origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
+    if sequences.windowed_rows:
+        return (
+            f"nothing is cut: {sequences.windowed_rows:,} of {rows:,} rows are longer than {limit} tokens ({origin}) "
+            f"and are read in up to {sequences.windows.max():,} windows, one every {sequences.stride:,} tokens; an "
+            f"epoch reads {config.tokens.training_windows} of a row's windows, and its prediction is the "
+            f"{config.tokens.window_pooling} of all"
+        )
+    if sequences.truncated_rows:
+        return (
+            f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {limit} tokens ({origin}) and lose "
+            f"{sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
+        )
+    return f"nothing is cut: up to {limit} tokens fit ({origin}), the longest row has {int(sequences.lengths.max())}"
 
 
 def _describe_optimizer(config: Config, effective: Config, encoder: Encoder) -> str:
