@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -367,6 +368,67 @@ def test_the_rows_of_a_validation_file_validate_and_predictions_name_its_rows(
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert settings["data"]["validation"] == str(valid)
     assert "folds" not in settings
+
+
+def test_where_all_rows_train_and_all_are_cut_there_is_none_to_try_the_saved_model_on(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    events = run_all(tiny_config(data, bert, fold="none", tokens__max_length=4), tmp_path / "run")
+    assert isinstance(events[-1], RunEnd)
+    assert any("60 of 60 rows are longer than 4 tokens" in event.text for event in events if isinstance(event, Note))
+
+
+def train_tiny(data: Any, bert: Path, output: Path, **options: Any) -> leantune.Run:
+    """A run of a table in memory by the public function, with the settings of `tiny_config`."""
+    settings = {
+        "data.id": "name",
+        "model.dropout": None,
+        "model.attention_dropout": None,
+        "optimizer.epochs": 2,
+        "optimizer.learning_rate": 1e-3,
+        "batching.batch_size": 8,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    given = {"text": "text", "target": "score", "model": str(bert), "settings": settings, "display": False} | options
+    return leantune.train(data, output=output, **given)
+
+
+def test_a_table_in_memory_gives_the_run_that_its_file_gives(
+    data: Path, valid: Path, bert: Path, tmp_path: Path
+) -> None:
+    frames = [pd.read_csv(path, dtype={"name": str}) for path in (data, valid)]
+    run_all(tiny_config(data, bert, data__validation=str(valid)), tmp_path / "file")
+    train_tiny(frames[0], bert, tmp_path / "memory", validation=frames[1].to_dict("list"))
+    assert predictions_of(tmp_path / "memory") == predictions_of(tmp_path / "file")
+    settings = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("file", "memory")]
+    assert settings[1]["data"] == settings[0]["data"] | {"path": "memory", "validation": "memory"}
+
+
+def test_the_settings_of_a_run_from_memory_ask_for_its_table_and_repeat_the_run_with_it(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(data)
+    train_tiny(frame, bert, tmp_path / "a")
+    config = tmp_path / "a" / "config.yaml"
+    with pytest.raises(SettingsError, match=r"data\.path: memory: .* give it again from Python"):
+        run_all(load_config(config, {}), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    leantune.train(frame, config=config, output=tmp_path / "b", display=False)
+    assert predictions_of(tmp_path / "a") == predictions_of(tmp_path / "b")
+    assert config.read_text() == (tmp_path / "b" / "config.yaml").read_text()
+    hashes = [json.loads((tmp_path / run / "environment.json").read_text())["data_sha256"] for run in "ab"]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_wrong_cell_of_a_table_in_memory_is_refused_before_anything_is_written(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(data)
+    frame.loc[6, "text"] = None
+    with pytest.raises(TableError, match=r"^the table in memory, row 7, column 'text': found nothing, expected a text"):
+        train_tiny(frame, bert, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_column_of_names_may_say_which_rows_validate(data: Path, bert: Path, tmp_path: Path) -> None:

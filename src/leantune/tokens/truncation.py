@@ -266,7 +266,7 @@ def truncate(tokenized: TokenizedTexts, template: Template, settings: TokenSetti
         tokenized=tokenized,
         template=template,
         kept=kept,
-        head_fraction=_head_fraction(settings),
+        head_fraction=share_of_head(settings),
         stride=stride,
         pooling=settings.window_pooling,
         windows=_window_counts(tokenized.counts, kept, stride),
@@ -317,8 +317,11 @@ def _row_lengths(counts: tuple[Int32Array, ...], template: Template) -> Int32Arr
     return lengths
 
 
-def _head_fraction(settings: TokenSettings) -> Fraction:
-    """The share as the user wrote it: 0.29 of 50 tokens is 14.5, but in floating point a little less."""
+def share_of_head(settings: TokenSettings) -> Fraction:
+    """Return which share of the tokens that stay of a cut text are its first.
+
+    As the user wrote it: 0.29 of 50 tokens is 14.5, but in floating point a little less.
+    """
     match settings.truncation:
         case "head" | "windows":
             return Fraction(1)

@@ -226,6 +226,7 @@ def _evaluate(
         step=state.step,
         epoch=state.step / fold.steps_per_epoch,
         metrics=metrics,
+        metric=name_of(fold.metric),
         is_best=is_best,
         predictions=predicted.values,
         rows=len(fold.validation_rows),

@@ -53,6 +53,8 @@ def predict_rows(
     by itself or a prediction is not finite, and `Stopped` where that was asked for.
     """
     notes: list[Note] = []
+    if not len(numbers):
+        return Predicted(values=np.empty((0, task.outputs)), micro_batch=micro_batch, notes=())
     encoder.model.eval()
     rows, windows = all_windows(numbers, sequences.windows[numbers])  # [R], all windows of these rows
     while True:
