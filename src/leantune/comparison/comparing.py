@@ -12,6 +12,7 @@ import numpy as np
 
 from leantune.comparison.comparability import check_comparable, variations
 from leantune.comparison.effects import (
+    OF_THE_METRIC,
     Effect,
     Measure,
     MemoryOf,
@@ -22,8 +23,10 @@ from leantune.comparison.effects import (
     what_is_missing,
 )
 from leantune.comparison.folder import Cell, Plan, read_cells, read_plan
-from leantune.comparison.paired import describe_method
+from leantune.comparison.paired import describe_method, largest_complete_grid
+from leantune.comparison.pooled import describe_pooled
 from leantune.comparison.results import YARDSTICKS, RunResult, yardstick
+from leantune.comparison.tolerance import Tolerance, make_tolerance
 from leantune.system.errors import RunFolderError
 from leantune.system.settings import flatten
 
@@ -40,7 +43,8 @@ class RecipeResult:
     """Effective setting (dotted) -> the baseline's value, this recipe's value; None for one that is not there."""
     cells: tuple[Cell, ...]
     means: dict[str, float | None]
-    """Measure -> mean over the runs that are done (time_to_quality and quality_at_equal_time have none)."""
+    """Measure -> mean over the runs that are done, of what is compared as a ratio the geometric one
+    (time_to_quality and quality_at_equal_time have none)."""
     spreads: dict[str, float | None]
     """Measure -> sample standard deviation over those runs; None for fewer than two."""
     effects: dict[str, Effect]
@@ -62,6 +66,8 @@ class Comparison:
     yardsticks: dict[str, float]
     """`linear` and `constant` -> the metric of a linear model on n-grams and of the constant answer, on the rows that
     the runs validate: mean over the folds; without what a fold has no number of."""
+    tolerance: Tolerance
+    """Up to which difference of the metric a recipe is as good."""
     measures: tuple[Measure, ...]
     baseline: str
     recipes: tuple[RecipeResult, ...]
@@ -118,14 +124,24 @@ def compare_runs(folder: Path) -> Comparison:
         raise RunFolderError(f"{first.folder / 'metrics.json'}: metric: {error}") from None
     has_device_bytes = all(run.overall.get("peak_device_bytes") is not None for run in runs.values())
     memory_of: MemoryOf = "device" if has_device_bytes else "process"
-    effects, reached = _effects(plan, cells, measures, memory_of)
+    yardsticks = _yardsticks(runs.values())
+    tolerance = make_tolerance(
+        plan.tolerance,
+        metric=first.metric,
+        lower_is_better=measures[0].lower_is_better,
+        baseline=plan.baseline,
+        quality=_mean(measures[0], _values(measures[0], cells[plan.baseline], memory_of)),
+        yardsticks=yardsticks,
+    )
+    effects, reached = _effects(plan, cells, measures, memory_of, tolerance.value)
     training, validation = first.scores["training_rows"], first.scores["validation_rows"]
     return Comparison(
         title=plan.title,
         task=first.task,
         metric=first.metric,
         lower_is_better=measures[0].lower_is_better,
-        yardsticks=_yardsticks(runs.values()),
+        yardsticks=yardsticks,
+        tolerance=tolerance,
         measures=measures,
         baseline=plan.baseline,
         recipes=tuple(
@@ -133,7 +149,7 @@ def compare_runs(folder: Path) -> Comparison:
                 name=name,
                 differs=_differs(cells[plan.baseline], own),
                 cells=own,
-                means={m.name: _mean(_values(m, own, memory_of)) for m in measures},
+                means={m.name: _mean(m, _values(m, own, memory_of)) for m in measures},
                 spreads={m.name: _spread(_values(m, own, memory_of)) for m in measures},
                 effects=effects[name],
                 reached=reached[name],
@@ -148,8 +164,8 @@ def compare_runs(folder: Path) -> Comparison:
         memory_of=memory_of,
         environment=first.environment,
         started=min(run.environment["started"] for run in runs.values()),
-        method=_method(plan),
-        notes=tuple(_notes(folder, plan, cells, effects, measures)),
+        method=_method(plan, tolerance),
+        notes=tuple(_notes(folder, plan, cells, measures)),
         command=plan.command,
     )
 
@@ -189,7 +205,11 @@ def _label(cell: Cell) -> str:
 
 
 def _effects(
-    plan: Plan, cells: Mapping[str, Sequence[Cell]], measures: Sequence[Measure], memory_of: MemoryOf
+    plan: Plan,
+    cells: Mapping[str, Sequence[Cell]],
+    measures: Sequence[Measure],
+    memory_of: MemoryOf,
+    tolerance: float | None,
 ) -> tuple[dict[str, dict[str, Effect]], dict[str, tuple[int, int]]]:
     """Return recipe -> measure -> effect, and recipe -> `RecipeResult.reached`."""
     baseline = cells[plan.baseline]
@@ -212,7 +232,14 @@ def _effects(
                 if got_there < goals:
                     values[:] = np.nan  # a ratio over only the pairs that got there would flatter
             pairs[name] = values
-        for name, effect in judge(measure, pairs, rows_ratio=sum(by_fold.values()) / len(by_fold)).items():
+        judged = judge(
+            measure,
+            pairs,
+            rows_ratio=sum(by_fold.values()) / len(by_fold),
+            tolerance=tolerance if measure.name in OF_THE_METRIC else None,
+            looks=max(1, len(plan.looks)),
+        )
+        for name, effect in judged.items():
             reason = "; ".join(filter(None, (missing[name], effect.reason)))
             effects[name][measure.name] = replace(effect, reason=reason)
     return effects, reached
@@ -223,8 +250,13 @@ def _values(measure: Measure, cells: Sequence[Cell], memory_of: MemoryOf) -> lis
     return [value for value in values if value is not None]
 
 
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _mean(measure: Measure, values: list[float]) -> float | None:
+    """Return the mean that agrees with what is compared: of ratios the geometric one."""
+    if not values:
+        return None
+    if min(values) == max(values):  # without the rounding of a sum or a logarithm
+        return values[0]
+    return float(np.exp(np.mean(np.log(values)))) if measure.kind == "ratio" else float(np.mean(values))
 
 
 def _spread(values: list[float]) -> float | None:
@@ -259,12 +291,18 @@ def _differs(baseline: Sequence[Cell], recipe: Sequence[Cell]) -> dict[str, tupl
 # What a reader must know
 
 
-def _method(plan: Plan) -> tuple[str, ...]:
+def _method(plan: Plan, tolerance: Tolerance) -> tuple[str, ...]:
     where = "All runs validate on fold" if len(plan.folds) == 1 else "Runs validate on folds"
+    recipes = list(plan.recipes)[1:]
     return (
-        *describe_method(len(plan.folds), len(plan.seeds)),
+        "The verdict is what the shown interval says. Better or worse: the interval leaves out no difference. As good: "
+        "it lies within the tolerance, even if it leaves out no difference. Inconclusive: neither; there may be a "
+        "difference or none.",
+        tolerance.said,
+        *describe_pooled(recipes),
+        *describe_method(len(plan.folds), len(plan.seeds), len(recipes)),
+        _looking(plan),
         f"{where} {', '.join(map(str, plan.folds))}.",
-        "Better or worse is said only where the adjusted p is below 0.05; everything else is inconclusive.",
         "The linear model is TF-IDF of word and character n-grams with ridge or logistic regression; the constant "
         "answer is the mean of the training targets, or the share of each class. Both are computed on the training "
         "rows of each fold (the linear model on 20,000 at most), and scored on the same validation rows.",
@@ -277,11 +315,26 @@ def _method(plan: Plan) -> tuple[str, ...]:
     )
 
 
+def _looking(plan: Plan) -> str:
+    """Say what looking more than once does."""
+    if not plan.looks:
+        return (
+            "All this holds for runs that were planned at once. Adding seeds until a verdict appears makes false "
+            "verdicts likelier than 5 in 100; `leantune compare --settle N` plans for it beforehand."
+        )
+    counts = [str(count) for count in plan.looks]
+    return (
+        f"Before any run it was planned to look at {', '.join(counts[:-1])} and {counts[-1]} seeds, and to stop when "
+        f"everything is settled: every interval is one of {len(counts)}, which hold together in 95% (Bonferroni)."
+        if len(counts) > 1
+        else "Before any run it was planned to look once."
+    )
+
+
 def _notes(
     folder: Path,
     plan: Plan,
     cells: Mapping[str, Sequence[Cell]],
-    effects: Mapping[str, Mapping[str, Effect]],
     measures: Sequence[Measure],
 ) -> Iterator[str]:
     """Yield what a reader must know before trusting the numbers: what is missing, and what is not the same."""
@@ -299,7 +352,7 @@ def _notes(
     if len(unfinished) > len(begun):
         left = len(unfinished) - len(begun)
         yield f"{left} of {len(every_cell)} runs have not been made yet; `{plan.command}` makes them."
-    yield from _missing_pairs(plan, cells, effects)
+    yield from _missing_pairs(plan, cells)
     runs = _finished(cells)
     for measure in measures[:2]:
         place = measure.name.removeprefix("quality_")
@@ -315,9 +368,7 @@ def _notes(
         yield from variations({_label(cell): _settings(cell.result) for cell in own if cell.result is not None})
 
 
-def _missing_pairs(
-    plan: Plan, cells: Mapping[str, Sequence[Cell]], effects: Mapping[str, Mapping[str, Effect]]
-) -> Iterator[str]:
+def _missing_pairs(plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     if not any(cell.result for cell in cells[plan.baseline]):
         yield f"The baseline {plan.baseline} has no finished run: there is nothing to hold the recipes against."
         return
@@ -327,17 +378,16 @@ def _missing_pairs(
         there = len(both) - len(missing)
         if missing:
             yield f"{name} has {there} of {len(both)} pairs with {plan.baseline}; missing: {_listed(missing)}."
-        estimate = effects[name]["train_seconds"].estimate
-        if estimate is None or estimate.grid == (len(plan.folds), len(plan.seeds)):
+        if not there or not missing:
             continue
-        if estimate.pairs < there:
+        done = np.array([np.nan if not (a.result and b.result) else 0.0 for a, b in both])
+        folds, seeds = largest_complete_grid(done.reshape(len(plan.folds), len(plan.seeds))).shape
+        if folds * seeds < there:
             yield (
-                f"{estimate.pairs} of the {there} pairs of {name} are used: the largest whole grid of folds and seeds, "
-                "which the intervals need."
+                f"{folds * seeds} of the {there} pairs of {name} are used for the metric: the largest whole grid of "
+                "folds and seeds, which its intervals need."
             )
-        own = [sentence for sentence in describe_method(*estimate.grid) if sentence not in _method(plan)]
-        if own:
-            yield f"For {name}: {' '.join(own)}"
+        yield f"For {name}: {describe_method(folds, seeds, len(cells) - 1)[0]}"
 
 
 def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:

@@ -359,6 +359,7 @@ def _write_plan(experiment: Experiment, folder: Path, folds: tuple[int, ...], co
             "baseline": experiment.baseline,
             "seeds": experiment.seeds,
             "folds": folds,
+            "tolerance": experiment.tolerance,
             "data": _names(config.data),
             "model": config.model.name,
             "recipes": {recipe.name: {"folder": f"runs/{recipe.folder}"} for recipe in experiment.recipes},

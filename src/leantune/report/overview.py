@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leantune.comparison.comparing import Comparison, RecipeResult
-from leantune.report.wording import effect_text, setting_text, value_text, verdict_text
+from leantune.report.wording import answer, effect_text, setting_text, settling, value_text, verdict_text
 from leantune.system.console import Terminal
 from leantune.system.formatting import countdown, duration, figure
 from leantune.system.terminal import printable
@@ -20,7 +20,7 @@ from leantune.training.events import ComparisonEvent, Plan, RunDone, RunProgress
 
 SHOWN = ("quality_best", "train_seconds", "peak_bytes")
 """Measures that have a column in the terminal: as many as 80 columns hold."""
-STYLES = {"better": "green", "worse": "red", "inconclusive": "dim"}
+STYLES = {"better": "green", "worse": "red", "as good": "cyan", "inconclusive": "dim"}
 
 
 class Overview:
@@ -180,17 +180,24 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
             *(_cell(recipe, measure.name, measure.unit, recipe.name == comparison.baseline) for measure in measures),
         )
     console.print()
+    for told in comparison.recipes[1:]:
+        line = Text(printable(f"{told.name}: "), style="bold")
+        console.print(line.append(printable(answer(told)), style="not bold"))
+    console.print()
     console.print(table)
     console.print(
         Text(
-            f"Against {printable(comparison.baseline)}, with 95% intervals; {_counted(comparison.folds, 'fold')}, "
-            f"{_counted(comparison.seeds, 'seed')}, {comparison.rows['training']:,} rows train and "
-            f"{comparison.rows['validation']:,} validate.",
+            f"Against {printable(comparison.baseline)}; the 95% intervals of a column hold for all recipes together; "
+            f"{_counted(comparison.folds, 'fold')}, {_counted(comparison.seeds, 'seed')}, "
+            f"{comparison.rows['training']:,} rows train and {comparison.rows['validation']:,} validate.",
             style="dim",
         )
     )
-    if len(comparison.folds) * len(comparison.seeds) == 2:
-        console.print(Text("Two pairs of runs make wide intervals; more seeds tell more.", style="dim"))
+    console.print(Text(printable(comparison.tolerance.said), style="dim"))
+    text, command = settling(comparison)
+    if text:
+        console.print(Text(printable(text)))
+        console.print(Text(printable(command), style="bold"), soft_wrap=True)
     for note in comparison.notes:
         console.print(Text(printable(note), style="yellow"))
 

@@ -27,7 +27,9 @@ from leantune.report.wording import (
     effect_text,
     numbers,
     pairs_note,
+    ruled_out,
     setting_text,
+    settling,
     spread_text,
     value_text,
     verdict_text,
@@ -124,6 +126,7 @@ def report_json(comparison: Comparison) -> dict[str, Any]:
         "data",
     )
     record = {"experiment": comparison.title} | {name: getattr(comparison, name) for name in same}
+    record["tolerance"] = comparison.tolerance.value
     record["measures"] = {
         m.name: {"label": m.label, "unit": m.unit, "kind": m.kind, "lower_is_better": m.lower_is_better}
         for m in comparison.measures
@@ -177,11 +180,11 @@ def _effect_record(effect: Effect) -> dict[str, Any]:
         "estimate": estimate and estimate.value,
         "low": estimate and estimate.low,
         "high": estimate and estimate.high,
-        "p_value": estimate and estimate.p_value,
-        "adjusted_p": effect.adjusted_p,
+        "adjusted_p": estimate and estimate.p_value,
         "pairs": estimate.pairs if estimate else 0,
         "verdict": effect.verdict,
         "reason": effect.reason,
+        "more_seeds": effect.more_seeds,
     }
 
 
@@ -192,6 +195,7 @@ def _view(comparison: Comparison) -> dict[str, Any]:
     return {
         "comparison": comparison,
         "lead": answer_lead(comparison),
+        "settling": settling(comparison),
         "answers": [
             (i, r.name, pairs_note(comparison, r), answer(r)) for i, r in enumerate(comparison.recipes) if r.effects
         ],
@@ -236,6 +240,8 @@ def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
         return {"label": measure.label, "value": value, "spread": spread, "change": ""}
     has_interval = effect.estimate is not None and effect.estimate.low is not None
     reasons = [effect.reason] if has_interval else []  # elsewhere the verdict says it
+    if has_interval and effect.verdict == "inconclusive" and measure.kind == "difference":
+        reasons.append(ruled_out(effect))
     reached = f"reached in {recipe.reached[0]} of {recipe.reached[1]} pairs"
     if measure.name == "time_to_quality" and reached not in effect.reason:
         reasons.append(reached)
@@ -245,7 +251,7 @@ def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
         "spread": spread,
         "change": effect_text(effect),
         "verdict": verdict_text(effect),
-        "kind": effect.verdict,
+        "kind": effect.verdict.replace(" ", "-"),
         "reason": "; ".join(filter(None, reasons)),
     }
 
