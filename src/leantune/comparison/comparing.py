@@ -99,6 +99,14 @@ class Comparison:
             f"folds={self.folds}, seeds={self.seeds})"
         )
 
+    def is_settled(self) -> bool:
+        """Tell whether every recipe has a verdict on the metric and on the training time."""
+        return all(
+            recipe.effects[name].verdict != "inconclusive"
+            for recipe in self.recipes[1:]
+            for name in ("quality_best", "train_seconds")
+        )
+
     def recipe(self, name: str) -> RecipeResult:
         """Return the recipe called `name`; KeyError if there is none."""
         return {recipe.name: recipe for recipe in self.recipes}[name]

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 EQUAL_WITHIN = 4 * float(np.finfo(np.float64).eps)
 """The logarithm of a ratio near 1 has the ratio's own rounding error, however small the logarithm is."""
-CAUTION = 25.0
+CAUTION = 22.0
 """The larger, the less the critical value is raised against a baseline that scatters more than the recipes: found by
 simulation, so that all intervals together hold in 93% and more where one recipe scatters three times as much."""
 

@@ -8,9 +8,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, field_validator
 
@@ -122,6 +122,12 @@ class Experiment:
             for number, (seed, fold) in enumerate(blocks)
             for place in order_of(len(self.recipes), number)
         ]
+
+    def with_seeds(self, count: int) -> Self:
+        """Return the same experiment with so many seeds: the first ones of its own, then the numbers that follow."""
+        first = max(self.seeds) + 1
+        seeds = (*self.seeds, *range(first, first + count))[:count]
+        return replace(self, seeds=seeds, settings=self.settings | {"seeds": list(seeds)})
 
     def recipe(self, name: str) -> Recipe:
         """Return the recipe called `name`; KeyError if there is none."""

@@ -47,6 +47,8 @@ class Overview:
         """Recipe -> what its runs took."""
         self._left: dict[str, int] = {}
         self._total = self._done = 0
+        self._counts: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        """Seeds and folds of the plan that was shown."""
         self._run_started = 0.0
 
     def __enter__(self) -> Self:
@@ -75,7 +77,10 @@ class Overview:
             case Plan():
                 self._show_plan(event)
             case Waiting():
-                self._line("waiting", f"another comparison is using {event.device}; this one goes on when it is free")
+                whose = f" for {event.holder}" if event.holder else ""
+                self._line(
+                    "waiting", f"another comparison is using {event.device}{whose}; this one waits for it to end"
+                )
             case RunStart():
                 self._run_started = time.monotonic()
                 self._show_run(event.recipe, 0.0, f"fold {event.fold} seed {event.seed}")
@@ -94,15 +99,24 @@ class Overview:
                 self._estimates[recipe.name] = recipe.seconds or 0.0
         self._total = sum(recipe.runs for recipe in plan.recipes)
         self._done = sum(recipe.finished for recipe in plan.recipes)
+        is_known, self._counts = self._counts == (plan.seeds, plan.folds), (plan.seeds, plan.folds)
+        if is_known:  # the estimates have come since
+            self._show_times(plan)
+            return
         counts = f"{len(plan.recipes)} recipes x {_counted(plan.folds, 'fold')} x {_counted(plan.seeds, 'seed')}"
         self._line(plan.title, f"{counts} = {self._total} runs on {plan.rows:,} rows", "cyan")
+        self._show_times(plan, with_settings=True)
+
+    def _show_times(self, plan: Plan, *, with_settings: bool = False) -> None:
+        """Show a line a recipe: what differs, what failed, and how long it takes as far as that is known."""
         lines = Table.grid(padding=(0, 0, 0, 2), expand=True)
         lines.add_column(max_width=24, overflow="fold")
         lines.add_column(overflow="fold", ratio=1)
         lines.add_column(justify="right")
         for recipe in plan.recipes:
             differs = [f"{name}: {setting_text(value)}" for name, value in recipe.differs.items() if value is not None]
-            what = Text(printable("baseline" if recipe.name == plan.baseline else ", ".join(differs) or "the same"))
+            said = "baseline" if recipe.name == plan.baseline else ", ".join(differs) or "the same"
+            what = Text(printable(said) if with_settings else "")
             if recipe.error:
                 what.append(printable(f"\nits trial failed: {recipe.error}"), style="red")
             times = []
