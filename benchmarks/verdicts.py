@@ -69,8 +69,6 @@ def metric(draws: int, *, recipes: int, folds: int, seeds: int, uneven: bool, se
     is. `uneven`: the first recipe scatters three times as much.
     """
     random = np.random.default_rng([seed, recipes, folds, seeds])
-    scale = np.ones((recipes, 1, 1))
-    scale[0] = 3 if uneven else 1
     shape = (draws, 1 + recipes)
     of_fold = random.standard_normal((*shape, folds, 1)) / 2
     of_seed = random.standard_normal((*shape, 1, seeds)) / 2
@@ -78,8 +76,10 @@ def metric(draws: int, *, recipes: int, folds: int, seeds: int, uneven: bool, se
     shared = (1.5 / 4) ** 0.5 * random.standard_normal((*shape, 1, 1)) if folds > 1 else np.zeros((*shape, 1, 1))
     runs = shared + of_fold + of_seed + rest
     truth = of_fold[:, :, 0, 0] if folds == 1 else np.zeros(shape)
-    d = scale * (runs[:, 1:] - runs[:, :1])
-    return d, scale[:, 0, 0] * (truth[:, 1:] - truth[:, :1])
+    if uneven:
+        runs[:, 1] *= 3
+        truth[:, 1] *= 3
+    return runs[:, 1:] - runs[:, :1], truth[:, 1:] - truth[:, :1]
 
 
 def differences(draws: int) -> Iterator[list[str]]:

@@ -26,6 +26,7 @@ from leantune.comparison.folder import Cell, Plan, read_cells, read_plan
 from leantune.comparison.paired import describe_method, largest_complete_grid
 from leantune.comparison.pooled import describe_pooled
 from leantune.comparison.results import YARDSTICKS, RunResult, yardstick
+from leantune.comparison.rows import row_errors
 from leantune.comparison.tolerance import Tolerance, make_tolerance
 from leantune.system.errors import RunFolderError
 from leantune.system.settings import flatten
@@ -250,7 +251,33 @@ def _effects(
         for name, effect in judged.items():
             reason = "; ".join(filter(None, (missing[name], effect.reason)))
             effects[name][measure.name] = replace(effect, reason=reason)
+    _add_scatter(plan, cells, effects)
     return effects, reached
+
+
+def _add_scatter(plan: Plan, cells: Mapping[str, Sequence[Cell]], effects: dict[str, dict[str, Effect]]) -> None:
+    """Tell of each difference in best quality how far it scatters over seeds (and folds), and over rows."""
+    pairs = {
+        name: [
+            (a.result, b.result)
+            for a, b in zip(cells[plan.baseline], own, strict=True)
+            if a.result is not None and b.result is not None
+        ]
+        for name, own in cells.items()
+        if name != plan.baseline
+    }
+    errors = row_errors(pairs)
+    for name, runs in pairs.items():
+        effect = effects[name]["quality_best"]
+        if effect.estimate is None:
+            continue
+        values = [(run.scores["best"][run.metric], other.scores["best"][run.metric]) for run, other in runs]
+        d = [b - a for a, b in values if a is not None and b is not None]
+        effects[name]["quality_best"] = replace(
+            effect,
+            seed_error=float(np.std(d, ddof=1) / len(d) ** 0.5) if len(d) > 1 else None,
+            row_error=errors.get(name),
+        )
 
 
 def _values(measure: Measure, cells: Sequence[Cell], memory_of: MemoryOf) -> list[float]:
@@ -309,6 +336,7 @@ def _method(plan: Plan, tolerance: Tolerance) -> tuple[str, ...]:
         tolerance.said,
         *describe_pooled(recipes),
         *describe_method(len(plan.folds), len(plan.seeds), len(recipes)),
+        _of_rows(plan),
         _looking(plan),
         f"{where} {', '.join(map(str, plan.folds))}.",
         "The linear model is TF-IDF of word and character n-grams with ridge or logistic regression; the constant "
@@ -321,6 +349,17 @@ def _method(plan: Plan, tolerance: Tolerance) -> tuple[str, ...]:
         "Both are read at evaluations only, so that evaluating more often makes them finer, and as the run saw them, "
         "in its own precision; best and last are those of the saved float32 weights.",
     )
+
+
+def _of_rows(plan: Plan) -> str:
+    """Say what the scatter over rows is, and where it is part of the intervals."""
+    what = (
+        "Beside a difference of the metric stand two standard errors: over pairs of runs, and over validation rows "
+        "(grouped jackknife), which says what other rows would have shown. "
+    )
+    if len(plan.folds) == 1:
+        return what + "On one fold the interval knows of seeds alone: where rows scatter more, another fold may differ."
+    return what + "Each fold has other rows, so the interval over folds knows of both."
 
 
 def _looking(plan: Plan) -> str:

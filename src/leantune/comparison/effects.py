@@ -64,6 +64,10 @@ class Effect:
     verdict: Verdict
     reason: str
     """Why there is no verdict or no interval, and which pairs are left out; "" where there is nothing to explain."""
+    seed_error: float | None = None
+    """Standard error of the estimate over pairs of runs, on the scale of the estimate; for best quality only."""
+    row_error: float | None = None
+    """Standard error of the estimate over validation rows, for best quality only: what other rows would have said."""
     tolerance: float | None = None
     """Differences up to here do not matter; None where nothing is as good."""
     more_seeds: int | None = None

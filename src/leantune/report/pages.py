@@ -28,6 +28,7 @@ from leantune.report.wording import (
     numbers,
     pairs_note,
     ruled_out,
+    scatter_text,
     setting_text,
     settling,
     spread_text,
@@ -184,6 +185,8 @@ def _effect_record(effect: Effect) -> dict[str, Any]:
         "pairs": estimate.pairs if estimate else 0,
         "verdict": effect.verdict,
         "reason": effect.reason,
+        "seed_error": effect.seed_error,
+        "row_error": effect.row_error,
         "more_seeds": effect.more_seeds,
     }
 
@@ -201,14 +204,16 @@ def _view(comparison: Comparison) -> dict[str, Any]:
         ],
         "main": main,
         "more": more,
-        "rows": [_row(index, recipe, main, more) for index, recipe in enumerate(comparison.recipes)],
+        "rows": [
+            _row(index, recipe, main, more, len(comparison.folds)) for index, recipe in enumerate(comparison.recipes)
+        ],
         "yardsticks": [_yardstick_row(name, value, main) for name, value in comparison.yardsticks.items()],
         "runs": list(_runs(comparison)),
         "facts": list(_facts(comparison)),
     }
 
 
-def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measure]) -> dict[str, Any]:
+def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measure], folds: int) -> dict[str, Any]:
     states = [cell.state for cell in recipe.cells]
     missing = [f"{states.count(state)} {state}" for state in ("failed", "unfinished") if state in states]
     done = f"{states.count('done')} of {len(states)} runs" if missing else f"{len(states)} runs"
@@ -221,8 +226,8 @@ def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measu
             value_text(recipe.means.get(n), u) for n, u in (("train_seconds", "s"), ("quality_best", ""))
         ),
         "differs": [(name, setting_text(a), setting_text(b)) for name, (a, b) in recipe.differs.items()],
-        "main": [_measured(recipe, measure) for measure in main],
-        "more": [_measured(recipe, measure) for measure in more],
+        "main": [_measured(recipe, measure, folds) for measure in main],
+        "more": [_measured(recipe, measure, folds) for measure in more],
     }
 
 
@@ -232,7 +237,7 @@ def _yardstick_row(name: str, value: float, measures: list[Measure]) -> dict[str
     return {"name": YARDSTICKS[name], "cells": [(m.label, cell) for m, cell in zip(measures, cells, strict=True)]}
 
 
-def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
+def _measured(recipe: RecipeResult, measure: Measure, folds: int) -> dict[str, str]:
     """Return one cell of a table: the mean and its spread, what changed, and the verdict."""
     mean, effect = recipe.means.get(measure.name), recipe.effects.get(measure.name)
     value, spread = value_text(mean, measure.unit), spread_text(recipe.spreads.get(measure.name), mean, measure.unit)
@@ -242,6 +247,7 @@ def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
     reasons = [effect.reason] if has_interval else []  # elsewhere the verdict says it
     if has_interval and effect.verdict == "inconclusive" and measure.kind == "difference":
         reasons.append(ruled_out(effect))
+    reasons.append(scatter_text(effect, folds))
     reached = f"reached in {recipe.reached[0]} of {recipe.reached[1]} pairs"
     if measure.name == "time_to_quality" and reached not in effect.reason:
         reasons.append(reached)

@@ -194,6 +194,23 @@ SAID = {"train_seconds": _training_time, "peak_bytes": _memory}
 """Measures that the answer speaks of before the metric, and how."""
 
 
+def scatter_text(effect: Effect, folds: int) -> str:
+    """Say how far a difference scatters over pairs of runs and over rows: `± 0.0009 over seeds, ± 0.0031 over rows`."""
+    over = "seeds" if folds == 1 else "folds and seeds"
+    known = ((effect.seed_error, over), (effect.row_error, "rows"))
+    parts = [f"± {figure(error, 2)} over {what}" for error, what in known if error is not None]
+    text = f"standard error {', '.join(parts)}" if parts else ""
+    if (
+        folds == 1
+        and effect.row_error is not None
+        and effect.estimate is not None
+        and effect.verdict in ("better", "worse")
+        and abs(effect.estimate.value) < 2 * effect.row_error
+    ):
+        text += "; on other rows it may be otherwise"
+    return text
+
+
 def ruled_out(effect: Effect) -> str:
     """Say what an inconclusive interval still leaves out: `at most 0.038 worse, at most 0.012 better`."""
     if effect.estimate is None or effect.estimate.low is None or effect.estimate.high is None:
