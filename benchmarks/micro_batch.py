@@ -4,7 +4,7 @@
 
 Every limit trains on the same steps of 32 rows, in turn, several rounds; the first round warms up. Prints the median
 and the range of seconds a step, and the share of computed positions that is padding. `AUTO_TOKENS` in
-`leantune.runs.preparation` rests on it.
+`leantune.training.layout` rests on it.
 """
 
 import argparse

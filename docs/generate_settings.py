@@ -37,9 +37,11 @@ def describe_type(annotation: Any) -> str:
     if args := get_args(annotation):
         return " \\| ".join(map(describe_type, args))
     name: str = annotation.__name__
-    return {"int": "whole number", "float": "number", "str": "text", "Path": "file", "bool": "true \\| false"}.get(
-        name, name
-    )
+    words = {
+        "int": "whole number", "float": "number", "str": "text", "Path": "file", "MemoryTable": "memory",
+        "bool": "true \\| false",
+    }  # fmt: skip
+    return words.get(name, name)
 
 
 def describe_default(value: Any) -> str:

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,19 +20,20 @@ TIMES = ("time", "seconds", "tokens_per_second", "memory", "bytes", "utilization
 
 
 class RowTrace:
-    """The rows of every micro-batch that is trained on, in their order."""
+    """The rows of every micro-batch that is trained on, in their order; of windows, which, too."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows: list[list[int]] = []
+        self.rows: list[list[Any]] = []
 
-        def watched(rows: Any, numbers: Any, **options: Any) -> Any:
+        def watched(rows: Any, numbers: Any, *, windows: Any, **options: Any) -> Any:
             if torch.is_grad_enabled():
-                self.rows.append(numbers.tolist())
-            return make_training_batch(rows, numbers, **options)
+                read = numbers if windows is None else np.column_stack([numbers, windows])
+                self.rows.append(read.tolist())
+            return make_training_batch(rows, numbers, windows=windows, **options)
 
         monkeypatch.setattr(leantune.training.loop, "make_training_batch", watched)
 
-    def take(self) -> list[list[int]]:
+    def take(self) -> list[list[Any]]:
         taken, self.rows = self.rows, []
         return taken
 

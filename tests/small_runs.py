@@ -63,13 +63,23 @@ def random_targets(kind: TaskKind, count: int, seed: int = 0) -> Any:
     return np.arange(count) % width
 
 
-def make_rows(folder: Path, kind: TaskKind = "regression", *, texts: list[str], pair: bool = False) -> Rows:
+def make_rows(
+    folder: Path,
+    kind: TaskKind = "regression",
+    *,
+    texts: list[str],
+    pair: bool = False,
+    tokens: TokenSettings | None = None,
+) -> Rows:
     """Rows of `texts` (their second texts the same, reversed) with random targets and weights from 0.5 to 2."""
     tokenizer = load_tokenizer(str(folder))
     columns = (pa.array(texts), pa.array(texts[::-1]))[: 1 + pair]
     return Rows(
         sequences=truncate(
-            finish(tokenize(columns, tokenizer)), discover_template(tokenizer, pair), TokenSettings(max_length=96), 128
+            finish(tokenize(columns, tokenizer)),
+            discover_template(tokenizer, pair),
+            tokens or TokenSettings(max_length=96),
+            128,
         ),
         targets=random_targets(kind, len(texts)),
         weights=np.random.default_rng(1).uniform(0.5, 2.0, len(texts)),

@@ -274,3 +274,59 @@ def test_a_limit_of_the_cache_that_is_no_number_is_wrong_input(leantune: Any, mo
     code, _, err = leantune("cache")
     assert code == 2
     assert "LEANTUNE_CACHE_BYTES: found '10 GB', expected a whole number of bytes" in err
+
+
+def test_export_writes_a_model_and_prints_where(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"))[0] == 0
+    code, out, err = leantune("export", tmp_path / "run", "--output", tmp_path / "model")
+    assert (code, out.strip(), err) == (0, str(tmp_path / "model"), "")
+    assert {"README.md", "cut.py", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
+    code, out, err = leantune("export", tmp_path / "run", "--output", tmp_path / "model")
+    assert (code, out) == (2, "")
+    assert "there already; give another --output" in err
+
+
+def test_predict_writes_a_table_and_prints_where(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"), "--id", "name")
+    output = tmp_path / "out.csv"
+    code, out, err = leantune("predict", tmp_path / "run", data, "--output", output, "--keep", "other")
+    assert (code, out.strip()) == (0, str(output))
+    assert "60 rows of" in err
+    with output.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["name", "score", "other"]
+    assert [row[0] for row in rows] == [f"{row:04d}" for row in range(60)]
+
+    code, out, err = leantune("predict", tmp_path / "run", data, "--output", output)
+    assert (code, out) == (2, "")
+    assert "is there already" in err
+
+    other = write_table(tmp_path / "other.csv", rows=12, seed=3)
+    code, out, err = leantune("evaluate", tmp_path / "run", other)
+    assert code == 0
+    assert out.splitlines()[0].split() == ["metric", "value", "95%", "interval", "constant", "linear"]
+    assert "rmse" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "data.csv", "--output", "o.csv"], "found data.csv alone, expected a run"),
+        (["predict", "run", "data.csv", "--output", "o.csv", "--weights", "a,b"], "--weights: found 'a,b'"),
+        (["predict", "run", "data.csv", "--output", "o.csv", "--precision", "fp8"], "--precision: found 'fp8'"),
+        (["predict", "none", "data.csv", "--output", "o.csv"], "none: found no folder, expected the folder of a run"),
+        (["evaluate", "none", "data.csv"], "none: found no folder, expected the folder of a run"),
+    ],
+)
+def test_predict_says_what_is_wrong_in_one_message(
+    leantune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = leantune(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err.replace("\n", " ")
+    assert not list(tmp_path.iterdir())

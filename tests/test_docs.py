@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +46,15 @@ def test_every_test_that_the_reliability_page_names_by_its_name_is_there() -> No
     assert named
     for file, name in named:
         assert f"def {name}(" in read(f"tests/{file}")
+
+
+def test_the_examples_of_the_estimators_page_run(
+    tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```", read("docs/estimators.md"), flags=re.MULTILINE | re.DOTALL)
+    assert len(examples) == 2
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("".join(examples).replace('"demo"', repr(str(tiny_encoder_dir("bert")))), names)
+    assert names["classifier"].classes_.tolist() == ["bad", "good"]
+    assert names["run"].folder == Path("run")

@@ -1,6 +1,13 @@
 from .comparison.comparing import Comparison as Comparison
 from .experiments.experiment import compare as compare
 from .experiments.experiment import demo as demo
+from .inference.estimators import TextClassifier as TextClassifier
+from .inference.estimators import TextRegressor as TextRegressor
+from .inference.exporting import Exported as Exported
+from .inference.exporting import export as export
+from .inference.predictions import Predictions as Predictions
+from .inference.predictor import Predictor as Predictor
+from .inference.predictor import load as load
 from .runs.result import Run as Run
 from .runs.run import train as train
 from .system.errors import LeantuneError as LeantuneError

@@ -2,8 +2,9 @@
 
 # ruff: noqa: PLC0415
 import sys
+from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from leantune.system import threads
 from leantune.system.errors import LeantuneError, SettingsError
 from leantune.system.stopping import Stopped, listen
 from leantune.system.terminal import flush_standard_streams, hold_standard_streams, say
+
+if TYPE_CHECKING:
+    from leantune.training.events import Event
 
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
@@ -87,6 +91,131 @@ def train(
     say(f"{output}")
 
 
+RUNS_HELP = "Folders of finished runs (several are averaged), then the table: .csv, .tsv, .jsonl or .parquet."
+Paths = Annotated[list[Path], typer.Argument(metavar="RUN... DATA", help=RUNS_HELP)]
+TextColumn = Annotated[
+    list[str] | None, typer.Option(metavar="COL", help="Column of the texts, where it is not the training's.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W,W", help="What each run counts, such as 0.7,0.3, or fitted: by its validation rows; else alike."
+    ),
+]
+PrecisionOption = Annotated[str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Reading = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="data.KEY=VALUE", help="How DATA is read, such as data.encoding=cp932."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Write FILE anew where it is there.")]
+
+
+@app.command()
+def predict(
+    paths: Paths,
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Table to write: .csv, .tsv, .jsonl or .parquet; .gz or .zst may follow."),
+    ],
+    text: TextColumn = None,
+    id_column: Id = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="COL", help="Column to copy into FILE; repeat for several.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Write the columns and the rows, in their order, of this table."),
+    ] = None,
+    weights: Weights = None,
+    decide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Fit thresholds for this metric (f1, f1_macro, qwk, ...) and decide by them."
+        ),
+    ] = None,
+    per_fold: Annotated[
+        bool, typer.Option("--per-fold", help="Add the values of each model, and their standard deviation.")
+    ] = False,
+    precision: PrecisionOption = "fp32",
+    device: Device = "auto",
+    assign: Reading = None,
+    force: Force = False,
+) -> None:
+    """Predict a table of texts with a finished run; give the same command again after an interruption."""
+    threads.set_up_threads()
+    from leantune.inference.file import (
+        PredictOptions,
+        as_metric_name,
+        as_precision,
+        parse_weights,
+        predict_file,
+        split_paths,
+    )
+    from leantune.runs.display import Display
+
+    runs, data = split_paths(paths)
+    options = PredictOptions(
+        weights=parse_weights(weights),
+        decide=as_metric_name(decide),
+        text=tuple(text or ()),
+        id=id_column,
+        keep=tuple(keep or ()),
+        like=like,
+        per_model=per_fold,
+        force=force,
+        device=device,
+        precision=as_precision(precision),
+        assignments=tuple(assign or ()),
+    )
+    for _ in Display.over(predict_file(runs, data, output.expanduser(), options)):
+        pass
+    say(f"{output}")
+
+
+@app.command()
+def evaluate(
+    paths: Paths,
+    *,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the predictions, as `leantune predict` does.")
+    ] = None,
+    text: TextColumn = None,
+    id_column: Id = None,
+    weights: Weights = None,
+    precision: PrecisionOption = "fp32",
+    device: Device = "auto",
+    assign: Reading = None,
+    force: Force = False,
+) -> None:
+    """Tell how good a finished run is on a table with targets: metrics with intervals, beside simple answers."""
+    threads.set_up_threads()
+    from leantune.inference.evaluation import evaluate_file
+    from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
+    from leantune.runs.display import Display
+
+    runs, data = split_paths(paths)
+    options = PredictOptions(
+        weights=parse_weights(weights),
+        text=tuple(text or ()),
+        id=id_column,
+        force=force,
+        device=device,
+        precision=as_precision(precision),
+        assignments=tuple(assign or ()),
+    )
+    found = []
+
+    def work() -> "Generator[Event, None, None]":
+        found.append((yield from evaluate_file(runs, data, None if output is None else output.expanduser(), options)))
+
+    for _ in Display.over(work()):
+        pass
+    for line in found[0].lines():
+        say(line)
+
+
 @app.command()
 def folds(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=TABLE_HELP)],
@@ -143,6 +272,47 @@ def compare(
 
     compare_recipes(experiment, output=output, assignments=tuple(assign or ()), settle=settle)
     say(f"{output / 'report.html'}")
+
+
+@app.command()
+def export(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are an ensemble.")],
+    *,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.")],
+    format: Annotated[str, typer.Option("--format", help="huggingface or onnx (extra `onnx`).")] = "huggingface",  # noqa: A002
+    fold: Annotated[str | None, typer.Option(metavar="N", help="The model of one fold; else those of all.")] = None,
+    average: Annotated[
+        bool,
+        typer.Option("--average", help="One model of several seeds: the mean of the weights, where it is as good."),
+    ] = False,
+    quantize: Annotated[
+        str | None, typer.Option(metavar="int8", help="Add an ONNX file in 8 bits, where it is nearly as good.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Of the gain over the constant answer, what int8 may lose; else 0.02."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Validation rows, where the run's table is not there any more.")
+    ] = None,
+) -> None:
+    """Write a run's model for transformers, sentence-transformers or onnxruntime, and try it."""
+    threads.set_up_threads()
+    from leantune.inference.exporting import export as export_runs
+
+    done = export_runs(
+        runs,
+        output=output,
+        format=format,
+        fold=fold,
+        average=average,
+        quantize=quantize,
+        tolerance=tolerance,
+        data=data,
+    )
+    for note in done.notes:
+        say(note, error=True)
+    say(f"{done.folder}")
 
 
 @app.command()

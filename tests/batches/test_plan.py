@@ -15,6 +15,7 @@ from leantune.batches.plan import (
     RowsPerMicroBatch,
     Step,
     TokensPerMicroBatch,
+    draw_windows,
     padded_tokens,
     plan_epoch,
     plan_evaluation,
@@ -178,6 +179,63 @@ def test_the_incomplete_step_of_uniform_length_is_no_longer_or_shorter_than_the_
         for e in range(300)
     ]
     assert np.mean(last) == pytest.approx(lengths.mean(), abs=1.0)
+
+
+@given(tables, what_is_learned, what_it_costs, st.data())
+def test_a_step_reads_all_windows_of_its_rows_or_one_of_each(lengths, learned, costs, data):
+    windows = data.draw(arrays(np.int64, len(lengths), elements=st.integers(1, 5)))
+    whole = plan_epoch(lengths, **learned, **costs)
+    expected = draw_windows(windows, learned["seed"], learned["epoch"])
+    for read in ("one", "all"):
+        plan = plan_epoch(lengths, **learned, **costs, windows=windows, windows_read=read)
+        assert rows_by_step(plan) == rows_by_step(whole)
+        for step in steps_of(plan):
+            found = sorted(zip(chain(*step.micro_batches), chain(*step.windows), strict=True))
+            if read == "all":
+                assert found == [(row, window) for row in sorted(step.rows) for window in range(windows[row])]
+            else:
+                assert found == [(row, expected[row]) for row in sorted(step.rows)]
+            assert len(step.rows) == len(set(step.rows))
+            for micro in step.micro_batches:
+                assert len(micro) == 1 or computed(lengths[micro], costs) <= 1
+
+
+def computed(lengths, costs):
+    """How much of its limit a micro-batch takes."""
+    limit = costs["micro_batch"]
+    if isinstance(limit, RowsPerMicroBatch):
+        return len(lengths) / limit.rows
+    return positions(lengths.tolist(), costs["padding"]) / limit.tokens
+
+
+@given(arrays(np.int64, st.integers(1, 50), elements=st.integers(1, 7)), words, st.integers(0, 1000))
+def test_as_many_epochs_as_a_row_has_windows_read_each_once(windows, seed, epoch):
+    drawn = [draw_windows(windows, seed, epoch + later) for later in range(7)]
+    for row, count in enumerate(windows):
+        assert sorted(epoch_windows[row] for epoch_windows in drawn[:count]) == list(range(count))
+
+
+def test_each_window_is_about_as_often_the_first_and_another_seed_draws_others():
+    windows = np.full(6000, 3)
+    first, other = draw_windows(windows, 0, 0), draw_windows(windows, 1, 0)
+    assert np.bincount(first) == pytest.approx(np.full(3, 2000), rel=0.05)
+    assert (first == other).mean() == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_windows_leave_the_order_of_rows_of_every_seed_as_it_was():
+    lengths = np.arange(1, 40)
+    for read in ("one", "all"):
+        settings = {"batch_size": 4, "order": "random", "seed": 3, "epoch": 2, **plain}
+        plan = plan_epoch(lengths, **settings, windows=np.ones(39, np.int64), windows_read=read)
+        whole = plan_epoch(lengths, **settings)
+        assert [list(map(list, step.micro_batches)) for step in steps_of(plan)] == [
+            list(map(list, step.micro_batches)) for step in steps_of(whole)
+        ]
+
+
+def test_a_row_without_a_window_is_refused():
+    with pytest.raises(ValueError, match="a row of 0 windows"):
+        plan_epoch(np.array([3, 4]), batch_size=2, order="random", seed=0, epoch=0, **plain, windows=np.array([1, 0]))
 
 
 @pytest.mark.parametrize("padding", ["longest", 512])

@@ -104,6 +104,7 @@ def test_what_the_recorder_writes_is_read(tmp_path):
         step=1,
         epoch=1.0,
         metrics={"rmse": 0.5, "pearson": None},
+        metric="rmse",
         is_best=True,
         predictions=np.zeros((2, 1)),
         rows=2,

@@ -96,7 +96,8 @@ def test_an_assignment_to_one_of_two_that_share_a_yaml_alias_leaves_the_other(tm
     assert "extra: there is no such setting" in problem(path, "batching.micro_batch.rows=1")
     path = write_yaml(tmp_path, "folds: &x {seed: 3}\n\ntokens: *x\n")
     assert problem(path, "folds.count=4").splitlines() == [
-        "tokens.seed: there is no such setting; known here: max_length, truncation, head_fraction, unknown"
+        "tokens.seed: there is no such setting; known here: max_length, truncation, head_fraction, stride, "
+        "window_pooling, training_windows, unknown"
     ]
 
 
@@ -265,12 +266,23 @@ folds = some(
     seed=st.integers(0, 2**32 - 1),
     kind=st.sampled_from(["auto", "sturges", "stratified", "group", "random", "multilabel"]),
 )
-tokens = some(
-    max_length=st.just("auto") | counts,
-    unknown=st.sampled_from(["refuse", "allow"]),
-    truncation=st.just("head_tail"),
-    head_fraction=floats(0, 1),
-) | some(truncation=st.sampled_from(["head", "tail", "head_tail"]))
+tokens = (
+    some(
+        max_length=st.just("auto") | counts,
+        unknown=st.sampled_from(["refuse", "allow"]),
+        truncation=st.just("head_tail"),
+        head_fraction=floats(0, 1),
+    )
+    | st.fixed_dictionaries(
+        {"truncation": st.just("windows")},
+        optional={
+            "stride": st.just("auto") | counts,
+            "window_pooling": st.sampled_from(["mean", "max"]),
+            "training_windows": st.sampled_from(["one", "all"]),
+        },
+    )
+    | some(truncation=st.sampled_from(["head", "tail", "head_tail"]))
+)
 batching = some(
     batch_size=counts,
     micro_batch=st.just("auto") | counts.map(lambda n: {"rows": n}) | counts.map(lambda n: {"tokens": n}),

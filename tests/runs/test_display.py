@@ -63,12 +63,15 @@ def step(number: int, fold: int = 0, **changes: Any) -> TrainStep:
     return TrainStep(fold=fold, step=number, **(fields | changes))
 
 
-def evaluation(number: int, metrics: dict[str, float | None], fold: int = 0, *, is_best: bool = True) -> Evaluation:
+def evaluation(
+    number: int, metrics: dict[str, float | None], fold: int = 0, *, is_best: bool = True, metric: str = ""
+) -> Evaluation:
     return Evaluation(
         fold=fold,
         step=number,
         epoch=1.0,
         metrics=metrics,
+        metric=metric or ("rmse" if "rmse" in metrics else "log_loss"),
         is_best=is_best,
         predictions=np.zeros((1, 1)),
         rows=1,
@@ -161,6 +164,11 @@ def test_an_evaluation_of_a_regression_is_one_line_of_four_metrics():
 def test_an_evaluation_of_classes_is_one_line_of_four_metrics():
     (line,) = lines([evaluation(12345, CLASSES)])
     assert line == "step 12345  accuracy 0.912  f1_macro 0.898  log_loss 0.234  roc_auc 0.976  best"
+
+
+def test_an_unusual_metric_that_chooses_the_best_evaluation_leads_its_line():
+    (line,) = lines([evaluation(12345, CLASSES, metric="mcc")])
+    assert line == "step 12345  mcc 0.800  accuracy 0.912  f1_macro 0.898  log_loss 0.234  best"
 
 
 def test_only_an_evaluation_that_is_best_so_far_says_so():

@@ -47,6 +47,7 @@ EVALUATION = Evaluation(
     step=5,
     epoch=1.0,
     metrics={"rmse": 0.5, "pearson": None},
+    metric="rmse",
     is_best=True,
     predictions=np.zeros((20, 1)),
     rows=20,
@@ -326,6 +327,35 @@ def test_classes_are_predicted_as_probabilities_beside_the_name_of_the_true_one(
     assert table["target"].to_pylist() == ["yes, “sir”", "001", "no"]
     assert table["prediction"].to_pylist() == predictions.tolist()
     assert tuple(json.loads(table.schema.metadata[b"labels"])) == labels
+
+
+def test_predictions_of_all_folds_are_one_file_in_the_order_of_the_rows(tmp_path):
+    labels = ("content", "wording")
+    with RunFolder(tmp_path / "a=b") as folder:  # no column of the file
+        for fold, rows in ((0, [1, 4]), (1, [0, 2])):
+            values = np.array([[row, row / 2] for row in rows])
+            folder.write_predictions(
+                fold,
+                rows=np.array(rows),
+                ids=pa.array(map(str, rows)),
+                targets=values.tolist(),
+                predictions=values,
+                labels=labels,
+            )
+        folder.write_all_predictions([0, 1, "none"])
+    table = pq.ParquetFile(tmp_path / "a=b" / "predictions.parquet").read()
+    assert table.column_names == ["row", "id", "target", "prediction", "fold"]
+    assert table["row"].to_pylist() == [0, 1, 2, 4]
+    assert table["id"].to_pylist() == ["0", "1", "2", "4"]
+    assert table["fold"].to_pylist() == [1, 0, 1, 0]
+    assert table["prediction"].to_pylist() == [[0, 0], [1, 0.5], [2, 1], [4, 2]]
+    assert json.loads(table.schema.metadata[b"labels"]) == list(labels)
+
+
+def test_where_no_rows_validate_there_is_no_file_of_predictions(tmp_path):
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_all_predictions(["none"])
+    assert not (tmp_path / "run" / "predictions.parquet").exists()
 
 
 def test_predictions_lie_in_the_order_in_which_they_were_given(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.torch import save_file
 
@@ -20,11 +21,12 @@ import leantune
 import leantune.runs.fold_run
 from interruptions import RowTrace, cut_off, differing, events_of, outcome, run_with_copies
 from leantune.comparison.results import read_run
-from leantune.runs.config import dump_config
+from leantune.runs.config import dump_config, load_config
 from leantune.runs.fold_run import read_result
 from leantune.runs.run import load_run_config, run
-from leantune.system.errors import RunFolderError, TableError, TrainingError
+from leantune.system.errors import RunFolderError, SettingsError, TableError, TrainingError
 from leantune.system.settings import flatten
+from leantune.tables.memory import MemoryTable
 from leantune.training.checkpoint import read_newest
 from leantune.training.events import Evaluation, Note
 from leantune.training.metrics import as_metric
@@ -101,6 +103,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     batching = {"batch_size": 8, "order": order, "layout": layout, "micro_batch": {"rows": rows}}
     config = every_step(data, bert, batching=batching)
     assert resume_all(config, tmp_path, monkeypatch, keep) == 2
+
+
+@pytest.mark.parametrize("read", ["one", "all"])
+def test_a_run_that_reads_windows_goes_on_with_the_windows_of_its_epoch(
+    data: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    tokens = {"max_length": 16, "truncation": "windows", "stride": 6, "training_windows": read}
+    config = every_step(data, bert, tokens=tokens, batching={"batch_size": 8, "micro_batch": {"rows": 5}})
+    assert resume_all(config, tmp_path, monkeypatch, lambda n: n in (2, 6)) == 2  # in the middle of either epoch
 
 
 @pytest.mark.slow
@@ -571,3 +582,30 @@ def test_a_run_that_patience_ended_ends_at_the_same_step_again(
     config = every_step(data, bert, evaluation=evaluation, optimizer=optimizer)
     assert resume_all(config, tmp_path, monkeypatch, lambda number: number in (0, 2, 3)) == 3
     assert events_of(tmp_path / "whole", "step")[-1]["step"] == 4
+
+
+def test_a_run_of_a_table_in_memory_goes_on_with_the_same_rows_and_with_no_others(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(data)
+    settings = {"data.path": MemoryTable(data=frame), "checkpoint": {"every": {"steps": 1}}, "optimizer.epochs": 1}
+    config = load_config(None, settings | {"data.text": "text", "data.target": "score", "model.name": str(bert)})
+    run_all(config, tmp_path / "whole")
+    cut_off(config, tmp_path / "run", 2)
+
+    def go_on(table: Any) -> leantune.Run:
+        return leantune.train(
+            table, config=tmp_path / "run" / "config.yaml", output=tmp_path / "run", resume=True, display=False
+        )
+
+    with pytest.raises(SettingsError, match=r"data\.path: memory: .* give it again"):
+        leantune.train(output=tmp_path / "run", resume=True, display=False)
+    with pytest.raises(RunFolderError, match=r"not the run that is there.*\n  data_sha256: \w+\.\.\. in the run"):
+        go_on(frame.assign(score=frame["score"] + 1))
+    resumed = go_on(frame.to_dict("list"))  # held by something else, and with another column fewer
+    assert resumed.metrics["overall"]["sessions"] == 2
+    assert outcome(tmp_path / "run").keys() == outcome(tmp_path / "whole").keys()
+    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
+    assert go_on(frame).metrics == resumed.metrics  # finished
+    with pytest.raises(RunFolderError, match="data_sha256"):
+        go_on(frame.iloc[::-1])

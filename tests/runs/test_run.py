@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -26,7 +27,7 @@ from leantune.system.device import resolve_device
 from leantune.system.errors import DeviceError, InputError, ModelError, SettingsError, TableError
 from leantune.system.settings import Section
 from leantune.training.clock import peak_process_bytes
-from leantune.training.events import Evaluation, FoldStart, Note, RunEnd
+from leantune.training.events import Evaluation, FoldStart, Note, RunEnd, TrainStep
 from leantune.training.metrics import metric_names
 from leantune.training.precision import supported_precisions
 from leantune.training.scoring import compute_metrics
@@ -369,6 +370,67 @@ def test_the_rows_of_a_validation_file_validate_and_predictions_name_its_rows(
     assert "folds" not in settings
 
 
+def test_where_all_rows_train_and_all_are_cut_there_is_none_to_try_the_saved_model_on(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    events = run_all(tiny_config(data, bert, fold="none", tokens__max_length=4), tmp_path / "run")
+    assert isinstance(events[-1], RunEnd)
+    assert any("60 of 60 rows are longer than 4 tokens" in event.text for event in events if isinstance(event, Note))
+
+
+def train_tiny(data: Any, bert: Path, output: Path, **options: Any) -> leantune.Run:
+    """A run of a table in memory by the public function, with the settings of `tiny_config`."""
+    settings = {
+        "data.id": "name",
+        "model.dropout": None,
+        "model.attention_dropout": None,
+        "optimizer.epochs": 2,
+        "optimizer.learning_rate": 1e-3,
+        "batching.batch_size": 8,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    given = {"text": "text", "target": "score", "model": str(bert), "settings": settings, "display": False} | options
+    return leantune.train(data, output=output, **given)
+
+
+def test_a_table_in_memory_gives_the_run_that_its_file_gives(
+    data: Path, valid: Path, bert: Path, tmp_path: Path
+) -> None:
+    frames = [pd.read_csv(path, dtype={"name": str}) for path in (data, valid)]
+    run_all(tiny_config(data, bert, data__validation=str(valid)), tmp_path / "file")
+    train_tiny(frames[0], bert, tmp_path / "memory", validation=frames[1].to_dict("list"))
+    assert predictions_of(tmp_path / "memory") == predictions_of(tmp_path / "file")
+    settings = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("file", "memory")]
+    assert settings[1]["data"] == settings[0]["data"] | {"path": "memory", "validation": "memory"}
+
+
+def test_the_settings_of_a_run_from_memory_ask_for_its_table_and_repeat_the_run_with_it(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(data)
+    train_tiny(frame, bert, tmp_path / "a")
+    config = tmp_path / "a" / "config.yaml"
+    with pytest.raises(SettingsError, match=r"data\.path: memory: .* give it again from Python"):
+        run_all(load_config(config, {}), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    leantune.train(frame, config=config, output=tmp_path / "b", display=False)
+    assert predictions_of(tmp_path / "a") == predictions_of(tmp_path / "b")
+    assert config.read_text() == (tmp_path / "b" / "config.yaml").read_text()
+    hashes = [json.loads((tmp_path / run / "environment.json").read_text())["data_sha256"] for run in "ab"]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_wrong_cell_of_a_table_in_memory_is_refused_before_anything_is_written(
+    data: Path, bert: Path, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(data)
+    frame.loc[6, "text"] = None
+    with pytest.raises(TableError, match=r"^the table in memory, row 7, column 'text': found nothing, expected a text"):
+        train_tiny(frame, bert, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_column_of_names_may_say_which_rows_validate(data: Path, bert: Path, tmp_path: Path) -> None:
     header, *rows = data.read_text(encoding="utf-8").splitlines()
     lines = [f"{row},{'dev' if number % 4 == 1 else 'Train'}" for number, row in enumerate(rows)]
@@ -468,6 +530,99 @@ def test_what_is_cut_is_told_before_training(data: Path, bert: Path, tmp_path: P
     assert "longer than 16 tokens (as set)" in notes["tokens"]
     assert "% of all tokens" in notes["tokens"]
     assert "regression" in notes["task"]
+
+
+WINDOWS = {"max_length": 16, "truncation": "windows"}
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Callable[[str], Path]) -> tuple[Path, Any]:
+    """A run that reads all windows of 60 rows, and its events; two steps of 24 rows an epoch."""
+    folder = tmp_path_factory.mktemp("windowed")
+    config = tiny_config(
+        write_table(folder / "train.csv"),
+        tiny_encoder_dir("bert"),
+        tokens=WINDOWS | {"training_windows": "all"},
+        batching__batch_size=24,
+    )
+    return folder, run_all(config, folder / "run")
+
+
+def windows_of(texts: list[str], folder: Path) -> list[Any]:
+    """The windows of each text, as the saved tokenizer puts tokens together: 14 tokens, a window every 7."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        last = max(len(ids) - 16, 0)
+        found.append([[*ids[:1], *ids[1 + s : -1][:14], *ids[-1:]] for s in [*range(0, last, 7), last]])
+    return found
+
+
+def test_the_saved_model_repeats_the_predictions_of_rows_that_are_read_in_windows(windowed: tuple[Path, Any]) -> None:
+    folder, _ = windowed
+    told = predictions_of(folder / "run")
+    assert told["row"] == sorted(set(told["row"]))
+    assert len(told["row"]) == metrics_of(folder / "run")["folds"]["0"]["validation_rows"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "run" / "fold_0" / "model").eval()
+    windows = windows_of(read_texts(folder / "train.csv", told["row"]), folder / "run" / "fold_0" / "model")
+    assert max(map(len, windows)) > 3
+    with torch.inference_mode():
+        means = [model(torch.tensor(of_row)).logits.mean().item() for of_row in windows]
+    assert means == pytest.approx(told["prediction"], abs=1e-5)
+
+
+def test_a_row_is_one_row_in_all_counts_and_tokens_are_those_of_its_windows(windowed: tuple[Path, Any]) -> None:
+    folder, events = windowed
+    texts = read_texts(folder / "train.csv", list(range(60)))
+    windows = windows_of(texts, folder / "run" / "fold_0" / "model")
+    training = sorted(set(range(60)) - set(predictions_of(folder / "run")["row"]))
+    tokens = sum(len(window) for row in training for window in windows[row])
+    overall = metrics_of(folder / "run")["overall"]
+    assert (overall["rows"], overall["tokens"]) == (2 * len(training), 2 * tokens)
+    steps = [event for event in events if isinstance(event, TrainStep)]
+    assert [step.rows for step in steps] == [24, 24] * 2
+    assert all(0 <= step.computed_tokens - step.tokens <= step.computed_tokens * 0.3 for step in steps)
+    assert [event.rows for event in events if isinstance(event, Evaluation)] == [12, 12]
+
+
+def test_what_is_read_in_windows_is_told_before_training(windowed: tuple[Path, Any]) -> None:
+    folder, events = windowed
+    windows = windows_of(read_texts(folder / "train.csv", list(range(60))), folder / "run" / "fold_0" / "model")
+    counts = list(map(len, windows))
+    (note,) = [event.text for event in events if isinstance(event, Note) and event.about == "tokens"]
+    assert note == (
+        f"nothing is cut: {sum(count > 1 for count in counts)} of 60 rows are longer than 16 tokens (as set) and are "
+        f"read in up to {max(counts)} windows, one every 7 tokens; an epoch reads all of a row's windows, and its "
+        "prediction is the mean of all"
+    )
+
+
+def test_the_effective_settings_have_the_stride_and_repeat_a_run_with_windows(
+    windowed: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder, _ = windowed
+    text = (folder / "run" / "config.yaml").read_text()
+    assert yaml.safe_load(text)["tokens"] == WINDOWS | {
+        "stride": 7,
+        "window_pooling": "mean",
+        "training_windows": "all",
+        "unknown": "refuse",
+    }
+    run_all(load_config(folder / "run" / "config.yaml", {}), tmp_path / "again")
+    assert predictions_of(folder / "run") == predictions_of(tmp_path / "again")
+    assert (tmp_path / "again" / "config.yaml").read_text() == text
+
+
+def test_all_rows_train_in_windows_without_validation_and_pairs_have_windows(bert: Path, tmp_path: Path) -> None:
+    data = write_table(tmp_path / "train.csv", kind="multiclass")
+    target = {"data__text": ["text", "other"], "data__target": "label"}
+    tokens = WINDOWS | {"window_pooling": "max", "max_length": 24}
+    run_all(tiny_config(data, bert, **target, tokens=tokens, fold="none"), tmp_path / "all")
+    assert metrics_of(tmp_path / "all")["overall"]["rows"] == 120
+    run_all(tiny_config(data, bert, **target, tokens=tokens), tmp_path / "folds")
+    predictions = np.array(predictions_of(tmp_path / "folds")["prediction"])
+    assert predictions.sum(axis=1) == pytest.approx(1)
 
 
 def warnings_of(events: list[Any]) -> list[str]:
@@ -582,7 +737,13 @@ def test_every_setting_is_read(data: Path, bert: Path, tmp_path: Path, monkeypat
     by_steps = tiny_config(
         data, bert, evaluation__every={"steps": 5}, batching__micro_batch={"rows": 3}, checkpoint__every={"steps": 5}
     )
-    by_fraction = tiny_config(data, bert, evaluation__every={"fraction": 0.5}, batching__micro_batch={"tokens": 90})
+    by_fraction = tiny_config(
+        data,
+        bert,
+        evaluation__every={"fraction": 0.5},
+        batching__micro_batch={"tokens": 90},
+        tokens__truncation="windows",
+    )
     monkeypatch.setattr("leantune.runs.session.dump_config", lambda _: {})  # writing a setting down is not using it
     monkeypatch.setattr(Section, "__getattribute__", watched)
     for i, config in enumerate((by_steps, by_fraction)):

@@ -12,7 +12,7 @@ from sklearn.preprocessing import LabelEncoder
 
 from leantune.system.errors import InputError, SettingsError, TableError
 from leantune.tables.table import DataSettings, Table, read_table
-from leantune.tables.targets import Targets, parse_targets
+from leantune.tables.targets import Targets, parse_known_targets, parse_targets
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -441,3 +441,25 @@ def test_a_limit_that_leaves_no_row_out_is_not_named(tmp_path):
     whole = read_table(DataSettings(path=path, target="y", limit=6))
     with pytest.raises(TableError, match=r"check that data\.target is the right column"):
         parse_targets(whole, "auto")
+
+
+def known(cells: list[str], kind: str, classes: tuple[str, ...]) -> list[int]:
+    table = table_of(label=cells)
+    return parse_known_targets(table, kind, classes).tolist()  # type: ignore[arg-type]
+
+
+def test_targets_of_known_classes_are_their_places_whichever_occur():
+    assert known(["b", " a", "b"], "multiclass", ("a", "b", "c")) == [1, 0, 1]
+    assert known(["b"], "binary", ("a", "b")) == [1]
+
+
+def test_numbers_that_name_known_classes_may_be_written_otherwise():
+    assert known(["1", "01", "2.0"], "multiclass", ("1", "2")) == [0, 0, 1]
+    assert known(["1.0"], "multiclass", ("1.0", "x")) == [0]
+
+
+def test_a_class_that_is_not_known_is_refused_with_its_row():
+    with pytest.raises(TableError, match=r"row 2, column 'label': found '3', expected one of the 2 classes"):
+        known(["1", "3"], "multiclass", ("1", "2"))
+    with pytest.raises(TableError, match=r"row 1, column 'label': found '1', expected one of the 2 classes"):
+        known(["1"], "binary", ("1.0", "x"))

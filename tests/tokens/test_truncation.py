@@ -139,6 +139,50 @@ def test_head_truncation_of_single_texts_is_the_tokenizers_own_truncation(rows: 
         assert [sequences.ids(row).tolist() for row in range(len(FIRST))] == own, budget
 
 
+@pytest.mark.parametrize("stride", ["auto", 3])
+def test_each_window_is_the_tokenizers_own_output_without_what_lies_outside(rows: Rows, stride: Any) -> None:
+    windows = TokenSettings(truncation="windows", stride=stride)
+    for budget in (rows.budgets[0], 13, 40) if stride == "auto" else (13, MAX_LENGTH):
+        sequences = rows.truncate(windows, budget)
+        step = max((budget - rows.template.special_count) // 2, 1) if stride == "auto" else stride
+        for row in range(len(FIRST)):
+            owners = rows.own.sequence_ids(row)
+            special = [place for place, owner in enumerate(owners) if owner is None]
+            texts = [
+                [place for place, owner in enumerate(owners) if owner == text] for text in range(len(rows.columns))
+            ]
+            kept = shared_longest_first(tuple(map(len, texts)), budget - len(special))
+            needed = max(-(-(len(places) - count) // step) for places, count in zip(texts, kept, strict=True)) + 1
+            assert sequences.windows[row] == needed
+            for window in range(needed) if needed < 20 else (0, 1, needed // 2, needed - 1):
+                starts = [min(window * step, len(p) - count) for p, count in zip(texts, kept, strict=True)]
+                stay = [p[start : start + count] for p, start, count in zip(texts, starts, kept, strict=True)]
+                places = sorted(sum(stay, special))
+                assert sequences.lengths[row] == len(places)
+                ids = sequences.ids(row, window)
+                assert ids.tolist() == [rows.own["input_ids"][row][place] for place in places]
+                types = sequences.token_types(row)
+                if types is not None:
+                    assert types.tolist() == [rows.own["token_type_ids"][row][place] for place in places]
+
+
+@pytest.mark.parametrize("rows", [(name, 1) for name in NAMES], indirect=True, ids=NAMES)
+def test_windows_are_those_of_the_tokenizer_but_for_the_last_which_is_as_long_as_the_others(rows: Rows) -> None:
+    if not rows.tokenizer.is_fast:
+        pytest.skip("this tokenizer gives no windows")
+    budget, stride = 20, 5
+    sequences = rows.truncate(TokenSettings(truncation="windows", stride=stride), budget)
+    for row, text in enumerate(FIRST):
+        overlap = budget - rows.template.special_count - stride  # what tokenizers call the stride
+        own = rows.tokenizer(text, truncation=True, max_length=budget, stride=overlap, return_overflowing_tokens=True)[
+            "input_ids"
+        ]
+        found = [sequences.ids(row, window).tolist() for window in range(sequences.windows[row])]
+        assert found[:-1] == own[:-1]
+        assert len(found[-1]) == min(budget, sequences.full_lengths[row])
+        assert found[-1][-len(own[-1]) + len(rows.template.specials[0]) :] == own[-1][len(rows.template.specials[0]) :]
+
+
 def made_up_tokens(*counts: list[int]) -> TokenizedTexts:
     """Rows in one chunk whose texts have so many tokens, numbered from 0 in each text."""
     return TokenizedTexts(
@@ -215,6 +259,62 @@ def test_the_summary_of_empty_texts_has_nothing_to_share() -> None:
 def test_a_head_fraction_that_nothing_reads_is_refused(truncation: Any) -> None:
     with pytest.raises(ValidationError, match="head_fraction is used only where truncation is head_tail"):
         TokenSettings(truncation=truncation, head_fraction=0.3)
+
+
+@given(count=st.integers(0, 400), budget=st.integers(1, 60), data=st.data())
+def test_windows_cover_a_text_from_its_first_token_to_its_last(count: int, budget: int, data: st.DataObject) -> None:
+    stride = data.draw(st.just("auto") | st.integers(1, budget))
+    settings = TokenSettings(max_length=budget + 2, truncation="windows", stride=stride)
+    sequences = truncate(made_up_tokens([count]), made_up_template(1), settings, limit=300)
+    windows = [sequences.ids(0, window)[1:-1].tolist() for window in range(sequences.windows[0])]
+    assert sequences.lengths[0] == min(count, budget) + 2
+    assert all(window == list(range(window[0], window[0] + budget)) for window in windows if count > budget)
+    assert [window[0] for window in windows[:-1]] == [sequences.stride * place for place in range(len(windows) - 1)]
+    assert set().union(*windows) == set(range(count))
+    assert (windows[0][:1], windows[-1][-1:]) == ([0][:count], [count - 1][:count])
+    assert len(windows) == 1 or windows[-2][-1] < count - 1  # none is there for nothing
+
+
+@given(counts=st.tuples(st.integers(0, 150), st.integers(0, 150)), budget=st.integers(2, 60), data=st.data())
+def test_windows_of_a_pair_cover_both_texts_and_a_short_one_is_whole_in_each(
+    counts: tuple[int, int], budget: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.just("auto") | st.integers(1, budget // 2))
+    settings = TokenSettings(max_length=budget + 3, truncation="windows", stride=stride)
+    sequences = truncate(made_up_tokens([counts[0]], [counts[1]]), made_up_template(2), settings, limit=300)
+    read: tuple[list[list[int]], list[list[int]]] = ([], [])
+    for window in range(sequences.windows[0]):
+        ids = sequences.ids(0, window).tolist()
+        assert len(ids) == sequences.lengths[0] == min(sum(counts), budget) + 3
+        middle = ids.index(-1, 1)
+        read[0].append(ids[1:middle])
+        read[1].append(ids[middle + 1 : -1])
+    for parts, count in zip(read, counts, strict=True):
+        assert set().union(*parts) == set(range(count))
+        if sum(counts) <= budget or count <= budget // 2:
+            assert parts == [list(range(count))] * len(parts)
+
+
+def test_windows_cut_nothing_and_say_how_many_rows_have_several() -> None:
+    settings = TokenSettings(max_length=12, truncation="windows")
+    sequences = truncate(made_up_tokens([5, 10, 11, 30, 0]), made_up_template(1), settings, limit=512)
+    assert sequences.windows.tolist() == [1, 1, 2, 5, 1]
+    assert (sequences.windowed_rows, sequences.truncated_rows, sequences.cut_share) == (2, 0, 0.0)
+
+
+@pytest.mark.parametrize(("texts", "longest"), [(1, 10), (2, 5)])
+def test_a_stride_that_would_leave_tokens_unread_is_refused_with_the_longest(texts: int, longest: int) -> None:
+    tokenized, template = made_up_tokens(*[[40]] * texts), made_up_template(texts)
+    limit = 10 + template.special_count
+    with pytest.raises(SettingsError, match=rf"tokens\.stride is {longest + 1}, .* set it to {longest} or less"):
+        truncate(tokenized, template, TokenSettings(truncation="windows", stride=longest + 1), limit)
+    truncate(tokenized, template, TokenSettings(truncation="windows", stride=longest), limit)
+
+
+@pytest.mark.parametrize(("name", "value"), [("stride", 9), ("window_pooling", "max"), ("training_windows", "all")])
+def test_settings_of_windows_that_nothing_reads_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=f"{name} is used only where truncation is windows"):
+        TokenSettings(**{name: value})
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from leantune.batches.batch import Rows
-from leantune.batches.plan import RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.batches.plan import RowsPerMicroBatch, TokensPerMicroBatch, draw_windows
 from leantune.encoder.loading import load_encoder
 from leantune.encoder.model import Encoder, ModelSettings
 from leantune.system.errors import TrainingError
 from leantune.system.stopping import Stopped, deferred, listen
 from leantune.tables.scale import Scale
+from leantune.tokens.truncation import TokenSettings
 from leantune.training.checkpoint import CheckpointSettings
 from leantune.training.clock import PhaseClock
 from leantune.training.evaluation import EvaluationSettings, EveryFraction, EverySteps
@@ -407,3 +410,107 @@ def test_losses_are_told_in_the_tables_units(bert: Path, factor: float) -> None:
     (step,) = [event for event in events if isinstance(event, TrainStep)]
     (evaluation,) = [event for event in events if isinstance(event, Evaluation)]
     assert step.loss == pytest.approx(evaluation.metrics["mse"], rel=1e-4)
+
+
+# Windows
+
+LONG = [*make_texts(20, most_words=60, seed=4), *TEXTS[:4]]
+WINDOWS = TokenSettings(max_length=24, truncation="windows", stride=9)
+
+
+def windows_by_hand(folder: Path, texts: list[str]) -> list[list[list[int]]]:
+    """The ids of every window of every text, by plain slices of what the tokenizer gives."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    cut = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        starts = [*range(0, max(len(ids) - 22, 0), 9), max(len(ids) - 22, 0)]
+        cut.append([[tokenizer.cls_token_id, *ids[start : start + 22], tokenizer.sep_token_id] for start in starts])
+    return cut
+
+
+def stock_model(folder: Path, encoder: Encoder, kind: Any) -> Any:
+    """Plain transformers with the weights of `encoder`."""
+    labels = len(make_task_of(kind).labels)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=labels, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    model.load_state_dict(encoder.model.state_dict())
+    return model
+
+
+def plain_losses(logits: torch.Tensor, targets: torch.Tensor, kind: str) -> torch.Tensor:
+    if kind == "regression":
+        return F.mse_loss(logits, targets, reduction="none").mean(dim=1)
+    if kind == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+@pytest.mark.parametrize("kind", ["regression", "multiclass", "multilabel"])
+@pytest.mark.parametrize(
+    ("padding", "limit"),
+    [("longest", RowsPerMicroBatch(rows=5)), (24, TokensPerMicroBatch(tokens=50)), ("none", RowsPerMicroBatch(rows=7))],
+    ids=["dynamic", "fixed", "packed"],
+)
+@pytest.mark.parametrize("read", ["one", "all"])
+def test_the_gradient_of_windows_is_that_of_plain_transformers(
+    bert: Path, kind: Any, padding: Any, limit: Any, read: Any
+) -> None:
+    """A step of all rows: the sum over rows of weight x the mean of its windows' losses, by the weight of the rows."""
+    rows = make_rows(bert, kind, texts=LONG, tokens=WINDOWS)
+    numbers = np.arange(len(LONG))
+    encoder = load_tiny(bert, kind, packed=padding == "none")
+    gradients: dict[str, torch.Tensor] = {}
+    for name, parameter in encoder.model.named_parameters():
+        # Called after each micro-batch, with what was gathered until then.
+        parameter.register_post_accumulate_grad_hook(
+            lambda p, name=name: gradients.update({name: p.grad.to_dense().clone()})
+        )
+    plain = stock_model(bert, encoder, kind)
+    fold = make_fold(
+        training_rows=numbers,
+        validation_rows=numbers[:1],
+        batch_size=len(LONG),
+        micro_batch=limit,
+        padding=padding,
+        optimizer=optimizer_settings(epochs=1, gradient_clip_norm=None, learning_rate=1e-30),
+        windows_read=read,
+        metric="rmse" if kind == "regression" else "log_loss",
+    )
+    (step,) = steps_of(begin(encoder, rows, fold, task=make_task_of(kind)))
+
+    windows = windows_by_hand(bert, LONG)
+    counts = np.array(list(map(len, windows)))
+    assert counts.max() > 5
+    assert (counts == 1).any()
+    if read == "one":
+        chosen = draw_windows(counts, fold.seed, 0)
+        assert len(set(chosen)) > 3
+        windows = [[of_row[window]] for of_row, window in zip(windows, chosen, strict=True)]
+    targets = torch.tensor(rows.targets if kind == "multiclass" else rows.targets.astype(np.float32))
+    total = torch.zeros(())
+    for row, of_row in enumerate(windows):
+        logits = plain(input_ids=torch.tensor(of_row)).logits
+        losses = plain_losses(logits, targets[row : row + 1].repeat_interleave(len(of_row), dim=0), kind)
+        total = total + rows.weights[row] * losses.mean()
+    loss = total / rows.weights.sum()
+    loss.backward()
+    assert step.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert (step.rows, step.tokens) == (len(LONG), sum(len(window) for of_row in windows for window in of_row))
+    expected = torch.cat([p.grad.flatten() for p in plain.parameters()])
+    found = torch.cat([gradients[name].flatten() for name, _ in encoder.model.named_parameters()])
+    assert torch.linalg.norm(found - expected) <= 2e-6 * torch.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("read", ["one", "all"])
+def test_where_no_row_is_too_long_windows_train_as_cutting_does_bit_for_bit(bert: Path, read: Any) -> None:
+    learned = []
+    for tokens in (TokenSettings(max_length=96, truncation="windows"), TokenSettings(max_length=96, truncation="head")):
+        rows = make_rows(bert, texts=TEXTS, tokens=tokens)
+        encoder, events = train(bert, make_fold(windows_read=read), rows=rows, dropout=0.1)
+        learned.append((encoder, [event.loss for event in steps_of(events)], events[-1].predictions))
+    (one, losses, predictions), (other, other_losses, other_predictions) = learned
+    assert losses == other_losses
+    assert (predictions == other_predictions).all()
+    assert all(map(torch.equal, one.model.parameters(), other.model.parameters()))

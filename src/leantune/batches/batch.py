@@ -52,25 +52,42 @@ class Rows:
 
 
 def make_training_batch(
-    rows: Rows, numbers: NDArray[np.int64], *, pad_id: int, padding: Padding, device: torch.device
+    rows: Rows,
+    numbers: NDArray[np.int64],
+    *,
+    windows: NDArray[np.int64] | None = None,
+    pad_id: int,
+    padding: Padding,
+    device: torch.device,
 ) -> TrainingBatch:
     """Gather the rows `numbers` [B] of a table with their targets and weights; see `make_batch`."""
     targets = rows.targets[numbers]
     return TrainingBatch(
-        inputs=make_batch(rows.sequences, numbers, pad_id=pad_id, padding=padding, device=device),
+        inputs=make_batch(rows.sequences, numbers, windows=windows, pad_id=pad_id, padding=padding, device=device),
         targets=_tensor(targets if targets.ndim == 1 else targets.astype(np.float32), device),
         weights=_tensor(rows.weights[numbers].astype(np.float32), device),
     )
 
 
 def make_batch(
-    sequences: Sequences, numbers: NDArray[np.int64], *, pad_id: int, padding: Padding, device: torch.device
+    sequences: Sequences,
+    numbers: NDArray[np.int64],
+    *,
+    windows: NDArray[np.int64] | None = None,
+    pad_id: int,
+    padding: Padding,
+    device: torch.device,
 ) -> Batch:
-    """Gather the sequences of the rows `numbers` [B], the longest first where they are packed, into one batch."""
+    """Gather the sequences of the rows `numbers` [B], the longest first where they are packed, into one batch.
+
+    `windows` [B] says which window of each row; None is the first, which most rows have alone.
+    """
     lengths = sequences.lengths[numbers]
+    which = np.zeros_like(numbers) if windows is None else windows
+    row_ids = [sequences.ids(row, window) for row, window in zip(numbers.tolist(), which.tolist(), strict=True)]
     if padding == "none":
         rest = np.zeros(padded_tokens(lengths, padding) - int(lengths.sum()), dtype=np.int64)
-        ids = np.concatenate([*(sequences.ids(int(number)) for number in numbers), rest + pad_id])
+        ids = np.concatenate([*row_ids, rest + pad_id])
         found = [sequences.token_types(int(number)) for number in numbers]
         types = None if found[0] is None else np.concatenate([*(part for part in found if part is not None), rest])
         places = np.concatenate([*(np.arange(length) for length in lengths), rest])
@@ -85,7 +102,7 @@ def make_batch(
     padded_ids = np.full((len(numbers), width), pad_id, dtype=np.int64)
     padded_types: NDArray[np.int64] | None = None
     for i, number in enumerate(numbers):
-        padded_ids[i, : lengths[i]] = sequences.ids(int(number))
+        padded_ids[i, : lengths[i]] = row_ids[i]
         row_types = sequences.token_types(int(number))
         if row_types is not None:
             padded_types = np.zeros_like(padded_ids) if padded_types is None else padded_types

@@ -1,4 +1,5 @@
-"""Batch plan: which rows make which optimizer step, in which micro-batch. Pure integers.
+"""Batch plan: which rows make which optimizer step, in which micro-batch, and which of their windows are read. Pure
+integers.
 
     lengths [N] -> rows [N], cut three times:
 
@@ -9,6 +10,9 @@
 
 1 and 2 decide what is learned, and never look at micro-batches or layout; 3 decides what it costs, and never moves a
 row to another step. `N` rows, `S` optimizer steps, `B` rows a step, `M` micro-batches.
+
+Where a long row is read in several windows, a step is still of `batch_size` rows: the windows take their row's place
+between 2 and 3. `R` windows are read in an epoch; R is N where one of each row is.
 """
 
 from collections.abc import Iterator
@@ -24,6 +28,8 @@ from leantune.system.settings import Section
 
 IntArray = NDArray[np.int64]
 Order = Literal["random", "uniform_length"]
+WindowsRead = Literal["one", "all"]
+"""What an epoch reads of a row that has several windows: one of them, in each epoch another, or all."""
 Padding = int | Literal["longest", "equal", "none"]
 """What the rows of a micro-batch are padded to: so many tokens, or its longest row; or they are not padded, since they
 are of equal length (for models whose results padding changes) or packed (none)."""
@@ -40,7 +46,7 @@ class RowsPerMicroBatch(Section):
     """Micro-batches of at most so many rows."""
 
     rows: int = Field(ge=1)
-    """Most rows that are computed at once."""
+    """Most rows that are computed at once; of rows that are read in windows, most windows."""
 
 
 class TokensPerMicroBatch(Section):
@@ -78,7 +84,7 @@ class MicroBatches:
     """Rows cut into micro-batches: a sequence of int64 arrays, each with the numbers of its rows, longest first."""
 
     rows: IntArray
-    """[N]: numbers of rows, micro-batch after micro-batch."""
+    """[R]: numbers of rows, micro-batch after micro-batch; a row stands there once for each window that is read."""
 
     offsets: IntArray
     """[M + 1]: micro-batch `m` is `rows[offsets[m] : offsets[m + 1]]`; none is empty."""
@@ -103,7 +109,10 @@ class Step:
     """Numbers of the step's rows: what its loss is divided by. Their order means nothing."""
 
     micro_batches: tuple[IntArray, ...]
-    """The same numbers, micro-batch by micro-batch, longest first."""
+    """The same numbers, micro-batch by micro-batch, longest first, each once for each window that is read of it."""
+
+    windows: tuple[IntArray, ...] | None
+    """Which of its row's windows each of these is, from 0; None where every row has one only."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +125,9 @@ class EpochPlan:
     step_offsets: IntArray
     """[S + 1]: step `s` has the micro-batches from `step_offsets[s]` up to the next offset."""
 
+    windows: IntArray | None
+    """[R]: which of its row's windows each of `micro_batches.rows` is, from 0; None where every row has one only."""
+
     def __len__(self) -> int:
         return len(self.step_offsets) - 1
 
@@ -124,10 +136,14 @@ class EpochPlan:
         if not 0 <= index < len(self):
             raise IndexError(f"step {index} of {len(self)}")
         begin, end = self.step_offsets[index : index + 2]
-        first, last = self.micro_batches.offsets[[begin, end]]
+        offsets = self.micro_batches.offsets[begin : end + 1]
+        rows = self.micro_batches.rows[offsets[0] : offsets[-1]]
+        if self.windows is not None:  # the windows of a row follow each other
+            rows = rows[np.insert(rows[1:] != rows[:-1], 0, True)]
         return Step(
-            rows=self.micro_batches.rows[first:last],
+            rows=rows,
             micro_batches=tuple(self.micro_batches[m] for m in range(begin, end)),
+            windows=None if self.windows is None else tuple(self.windows[slice(*two)] for two in pairwise(offsets)),
         )
 
 
@@ -140,6 +156,8 @@ def plan_epoch(
     padding: Padding,
     seed: int,
     epoch: int,
+    windows: NDArray[np.integer[Any]] | None = None,
+    windows_read: WindowsRead = "one",
 ) -> EpochPlan:
     """Plan the optimizer steps of one epoch: a pure function of its arguments.
 
@@ -147,10 +165,13 @@ def plan_epoch(
     depends on `batch_size`, `order`, `seed` and `epoch` (and on the lengths, for `uniform_length`), on nothing else.
 
     `lengths` are the rows' numbers of tokens, [N], at least 1. `padding` is what a micro-batch's rows are padded to.
-    `seed` and `epoch` are 0 to 2**32 - 1. Raises ValueError for a length below 1
-    or above a fixed `padding`, and for a seed or epoch out of range.
+    `seed` and `epoch` are 0 to 2**32 - 1. `windows` are the rows' numbers of windows, [N], at least 1, each of the
+    row's length; None is one each. Which rows share a step does not depend on them. Raises ValueError for a length
+    below 1 or above a fixed `padding`, for a row without a window, and for a seed or epoch out of range.
     """
     lengths = _checked(lengths, padding)
+    if windows is not None and (windows < 1).any():
+        raise ValueError(f"a row of {windows.min()} windows: every row needs at least one")
     drawn = _draw(lengths, batch_size, order, _random(seed, epoch))
     complete = len(drawn) // batch_size * batch_size
     blocks = [drawn[:complete].reshape(-1, batch_size)]
@@ -158,11 +179,37 @@ def plan_epoch(
         blocks.append(drawn[np.newaxis, complete:])
     rows = np.concatenate([_longest_first(block, lengths).ravel() for block in blocks])
     step_offsets = _offsets(np.concatenate([np.full(len(block), block.shape[1]) for block in blocks]))
+    read: IntArray | None = None
+    if windows is not None and windows_read == "one":
+        read = draw_windows(windows, seed, epoch)[rows]
+    elif windows is not None:
+        step_offsets = _offsets(windows[rows])[step_offsets]
+        rows, read = all_windows(rows, windows[rows])
     micro_batches = _cut(rows, step_offsets, lengths, micro_batch, padding)
     return EpochPlan(
         micro_batches=micro_batches,
         step_offsets=np.searchsorted(micro_batches.offsets, step_offsets).astype(np.int64, copy=False),
+        windows=read,
     )
+
+
+def all_windows(rows: IntArray, windows: NDArray[np.integer[Any]]) -> tuple[IntArray, IntArray]:
+    """Return all windows of `rows` [n], which have `windows` [n] each, row after row: whose they are, and which, from
+    0; both [R]."""
+    counts = windows.astype(np.int64, copy=False)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(rows, counts), np.arange(len(first), dtype=np.int64) - first
+
+
+def draw_windows(windows: NDArray[np.integer[Any]], seed: int, epoch: int) -> IntArray:
+    """Choose the window that an epoch reads of each row, [N], of which a row has `windows`.
+
+    The first epoch's is drawn from the seed, and each later epoch takes the next one, the first after the last: as many
+    epochs as a row has windows read each of them once.
+    """
+    first = (_random(seed, 0, 1).random_sample(len(windows)) * windows).astype(np.int64)
+    drawn: IntArray = (first + epoch) % windows
+    return drawn
 
 
 def plan_evaluation(lengths: NDArray[np.integer[Any]], *, micro_batch: MicroBatch, padding: Padding) -> MicroBatches:
@@ -196,14 +243,14 @@ def _checked(lengths: NDArray[np.integer[Any]], padding: Padding) -> IntArray:
     return checked
 
 
-def _random(seed: int, epoch: int) -> np.random.RandomState:
-    """Return random numbers of their own for each epoch, the same in every version of numpy.
+def _random(seed: int, epoch: int, stream: int = 0) -> np.random.RandomState:
+    """Return random numbers of their own for each epoch and stream, the same in every version of numpy.
 
     numpy has frozen the streams of RandomState, MT19937 and SeedSequence; those of `default_rng` may change.
     """
     if not (0 <= seed < 2**32 and 0 <= epoch < 2**32):  # beyond, SeedSequence takes some pairs for the same
         raise ValueError(f"seed {seed}, epoch {epoch}: both must be 0 to {2**32 - 1}")
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, epoch))))
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence((seed, epoch, stream))))
 
 
 def _draw(lengths: IntArray, batch_size: int, order: Order, random: np.random.RandomState) -> IntArray:

@@ -1,2 +1,9 @@
+from .estimators import TextClassifier as TextClassifier
+from .estimators import TextRegressor as TextRegressor
+from .exporting import Exported as Exported
+from .exporting import export as export
+from .predictions import Predictions as Predictions
+from .predictor import Predictor as Predictor
+from .predictor import load as load
 from .trained_run import TrainedRun as TrainedRun
 from .trained_run import open_run as open_run

@@ -12,6 +12,7 @@ from leantune.system.errors import SettingsError
 from leantune.system.safe_yaml import parse_yaml
 from leantune.system.settings import Section, check
 from leantune.tables.folds import FoldSettings
+from leantune.tables.memory import MEMORY, MemoryTable
 from leantune.tables.table import DataSettings
 from leantune.tokens.truncation import TokenSettings
 from leantune.training.checkpoint import CheckpointSettings
@@ -132,6 +133,8 @@ def dump_config(section: Section) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, MemoryTable):
+        return MEMORY
     return str(value) if isinstance(value, Path) else value
 
 

@@ -20,7 +20,10 @@ from leantune.training.events import Progress as StageProgress
 SECONDS_BETWEEN_LINES = 10.0
 HEAD_WIDTH = 10
 SCORES = ("rmse", "mae", "r2", "pearson", "accuracy", "f1_macro", "log_loss", "roc_auc")
-"""Metrics that are shown at an evaluation, as many as one line of 80 columns holds; the first defined one leads."""
+"""Metrics that are shown at an evaluation; the first defined one leads, or one that chooses the best and is not here.
+"""
+MOST_SCORES = 4
+"""At an evaluation: as many as one line of 80 columns holds."""
 SUMMARY = frozenset({*SCORES, "mse", "spearman", "mcc"})
 """Metrics that are shown at the end, beside the one that chose the best evaluation; `metrics.json` has them all."""
 
@@ -71,7 +74,7 @@ class Display:
         self._progress.start()  # once
         match event:
             case StageProgress():
-                self._advance(event.stage, event.done, event.total, "")
+                self._show_progress(event)
             case Note():
                 self._line(event.about, event.text, "yellow" if event.event == "warning" else "cyan")
             case FoldStart():
@@ -94,20 +97,35 @@ class Display:
                 for line in summary(event.metrics):
                     self._line(*line)
 
+    def _show_progress(self, event: StageProgress) -> None:
+        rate = event.rows_per_second
+        figures = "" if rate is None else f"{rate:,.0f} rows/s"
+        self._advance(event.stage, event.done, event.total, figures)
+        if rate and self._is_line_due():
+            left = countdown((event.total - event.done) / rate)
+            self._line(event.stage, f"{event.done:,} of {event.total:,} rows  {figures}  {left} left")
+
+    def _is_line_due(self) -> bool:
+        """Tell whether to write a line of progress where no live line can be shown, and begin to wait for the next."""
+        now = time.perf_counter()
+        if self._console.is_terminal or now - self._line_at <= SECONDS_BETWEEN_LINES:
+            return False
+        self._line_at = now
+        return True
+
     def _show_step(self, event: TrainStep) -> None:
         loss = "skipped" if event.loss is None else f"loss {figure(event.loss, 3)}"
         memory = f"{event.memory / 2**30:.1f} GiB"
         figures = "  ".join(filter(None, (loss, self._score, f"{event.tokens_per_second:,.0f} tok/s", memory)))
         self._advance(f"fold {event.fold}", event.step, self._total_steps, figures)
-        now = time.perf_counter()
-        if not self._console.is_terminal and now - self._line_at > SECONDS_BETWEEN_LINES:
+        if self._is_line_due():
             left = event.train_seconds / event.step * (self._total_steps - event.step)
             self._line(f"{event.step}/{self._total_steps}", f"{figures}  {countdown(left)} left")
-            self._line_at = now
 
     def _show_evaluation(self, event: Evaluation) -> None:
-        values = ((name, event.metrics.get(name)) for name in SCORES)
-        scores = [f"{name} {figure(value, 3)}" for name, value in values if value is not None]
+        names = SCORES if event.metric in SCORES else (event.metric, *SCORES)
+        values = ((name, event.metrics.get(name)) for name in names)
+        scores = [f"{name} {figure(value, 3)}" for name, value in values if value is not None][:MOST_SCORES]
         self._line(f"step {event.step}", "  ".join([*scores, "best"] if event.is_best else scores))
         self._score = scores[0] if scores else ""
 

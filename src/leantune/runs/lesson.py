@@ -52,6 +52,7 @@ def make_lesson(number: FoldNumber, prepared: Prepared, encoder: Encoder) -> Les
         metric=prepared.metric,
         seed=config.seed,
         checkpoint=config.checkpoint,
+        windows_read=config.tokens.training_windows,
         scale=scale,
     )
     return Lesson(fold=fold, rows=rows, task=task)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from leantune.batches.batch import Rows
-from leantune.batches.plan import MicroBatch, Padding, RowsPerMicroBatch, TokensPerMicroBatch
+from leantune.batches.plan import MicroBatch, RowsPerMicroBatch
 from leantune.encoder.loading import load_encoder, model_path, resolve_dropout, train_rows_in_use
 from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
@@ -26,18 +26,12 @@ from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
 from leantune.tokens.truncation import Sequences
 from leantune.training.defaults import default_epochs, default_learning_rate, layer_parameters
 from leantune.training.events import Event, Note, Progress
+from leantune.training.layout import choose_layout
 from leantune.training.loop import Batching
 from leantune.training.metrics import Metric, MetricName, default_metric, metric_names, name_of
 from leantune.training.optim import ResolvedOptimizer
 from leantune.training.precision import Precision, supported_precisions
 from leantune.training.task import Task, make_task
-
-# Positions that are computed at once where micro_batch is auto. On a CPU few of them stay in the cache, and where rows
-# are padded fewer pad less (benchmarks/micro_batch.py, docs/design/0002-micro-batches.md); a GPU wants all that fits.
-AUTO_TOKENS = {
-    "packed": {"cpu": 2048, "mps": 8192, "cuda": 16384},
-    "padded": {"cpu": 1024, "mps": 8192, "cuda": 16384},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,18 +128,26 @@ def prepare(
         train_rows_in_use(again, used)
         return again
 
-    batching, layout = _resolve_batching(config, sequences, precision, encoder)
+    layout = choose_layout(config.batching, encoder, precision.device, longest=int(sequences.lengths.max()))
+    batching = Batching(
+        batch_size=config.batching.batch_size,
+        micro_batch=layout.micro_batch,
+        order=config.batching.order,
+        padding=layout.padding,
+    )
     optimizer = _resolve_optimizer(config, encoder, min(len(folds.training_rows(number)) for number in fold_numbers))
     if precision.device.type == "cpu":
-        _refuse_what_cannot_fit(encoder, int(sequences.lengths.max()), precision, packed=layout == "packed")
+        _refuse_what_cannot_fit(encoder, int(sequences.lengths.max()), precision, packed=layout.name == "packed")
     effective = config.model_copy(
         update={
             "data": config.data.model_copy(update={"task": targets.kind}),
             "folds": config.folds
             if folds.kind in ("given", "none")
             else config.folds.model_copy(update={"kind": folds.kind}),
-            "tokens": config.tokens.model_copy(update={"max_length": sequences.max_length}),
-            "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout}),
+            "tokens": config.tokens.model_copy(
+                update={"max_length": sequences.max_length, "stride": sequences.stride or "auto"}
+            ),
+            "batching": config.batching.model_copy(update={"micro_batch": batching.micro_batch, "layout": layout.name}),
             "model": config.model.model_copy(
                 update={name: resolve_dropout(getattr(config.model, name)) for name in ("dropout", "attention_dropout")}
                 | {"head": "new" if encoder.head_is_new else "keep"}
@@ -289,30 +291,6 @@ def _resolve_optimizer(config: Config, encoder: Encoder, training_rows: int) -> 
     )
 
 
-def _resolve_batching(
-    config: Config, sequences: Sequences, precision: Precision, encoder: Encoder
-) -> tuple[Batching, str]:
-    settings = config.batching
-    layout: str = settings.layout
-    if layout == "auto":
-        layout = "packed" if encoder.pooling is not None else "dynamic"
-    paddings: dict[str, Padding] = {
-        "fixed": int(sequences.lengths.max()),
-        "dynamic": "longest" if encoder.takes_padding else "equal",
-        "packed": "none",
-    }
-    limit = settings.micro_batch
-    if limit == "auto":
-        by_device = AUTO_TOKENS["packed" if layout == "packed" else "padded"]
-        limit = TokensPerMicroBatch(tokens=by_device[precision.device.type])
-    return Batching(
-        batch_size=settings.batch_size,
-        micro_batch=limit,
-        order=settings.order,
-        padding=paddings[layout],
-    ), layout
-
-
 def _notes(
     config: Config,
     effective: Config,
@@ -331,15 +309,7 @@ def _notes(
     yield Note(about="folds", text=_describe_folds(config, folds))
     for text in folds.notes:
         yield Note(about="folds", text=text)
-    origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
-    yield Note(
-        about="tokens",
-        text=f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {sequences.max_length} tokens ({origin}) "
-        f"and lose {sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
-        if sequences.truncated_rows
-        else f"nothing is cut: up to {sequences.max_length} tokens fit ({origin}), the longest row has "
-        f"{int(sequences.lengths.max())}",
-    )
+    yield Note(about="tokens", text=_describe_lengths(config, sequences))
     yield Note(about="model", text=f"{config.model.name}; {encoder.head_reason}")
     if targets.kind == "regression" and config.loss.standardize and encoder.output_layer is None:
         text = "its last layer cannot take the targets' scale: they are learned in the table's units"
@@ -362,6 +332,25 @@ def _notes(
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
         f"of up to {_describe_limit(batching.micro_batch)}",
     )
+
+
+def _describe_lengths(config: Config, sequences: Sequences) -> str:
+    """Say how many rows are too long, and what is read of them."""
+    rows, limit = len(sequences.lengths), sequences.max_length
+    origin = "the model's limit" if config.tokens.max_length == "auto" else "as set"
+    if sequences.windowed_rows:
+        return (
+            f"nothing is cut: {sequences.windowed_rows:,} of {rows:,} rows are longer than {limit} tokens ({origin}) "
+            f"and are read in up to {sequences.windows.max():,} windows, one every {sequences.stride:,} tokens; an "
+            f"epoch reads {config.tokens.training_windows} of a row's windows, and its prediction is the "
+            f"{config.tokens.window_pooling} of all"
+        )
+    if sequences.truncated_rows:
+        return (
+            f"{sequences.truncated_rows:,} of {rows:,} rows are longer than {limit} tokens ({origin}) and lose "
+            f"{sequences.cut_share:.1%} of all tokens; kept: {config.tokens.truncation.replace('_', ' and ')}"
+        )
+    return f"nothing is cut: up to {limit} tokens fit ({origin}), the longest row has {int(sequences.lengths.max())}"
 
 
 def _describe_optimizer(config: Config, effective: Config, encoder: Encoder) -> str:

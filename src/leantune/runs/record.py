@@ -5,6 +5,7 @@ RUN/environment.json             versions, device, fingerprints of data and toke
 RUN/events.jsonl                 one line a step, evaluation, checkpoint, warning
 RUN/fold_0/predictions.parquet   row, id, target, prediction of the validation rows, at the best evaluation
 RUN/fold_0/model/                the best weights, as transformers loads them
+RUN/predictions.parquet          the same of all folds, with the fold: out-of-fold predictions
 RUN/metrics.json                 written last: a folder that has it is a finished run
 """
 
@@ -82,7 +83,7 @@ def clear_unfinished(path: Path) -> None:
 
     Raises `RunFolderError`, and removes nothing, where there is anything that no run writes.
     """
-    files = {"config.yaml", "environment.json", "events.jsonl"}
+    files = {"config.yaml", "environment.json", "events.jsonl", "predictions.parquet"}
     folds = [inner for inner in path.iterdir() if FOLD.fullmatch(inner.name) and not inner.is_symlink()]
     for inner in path.iterdir():
         if inner not in folds and inner.name not in files and not inner.name.startswith("."):
@@ -206,6 +207,24 @@ class RunFolder:
         )
         table = table.replace_schema_metadata({"labels": json.dumps(labels, ensure_ascii=False)})
         path = self.fold(fold) / "predictions.parquet"
+        with saving(path, table.nbytes), replacing(path) as beside:
+            pq.write_table(table, beside)
+
+    def write_all_predictions(self, folds: Iterable[FoldNumber]) -> None:
+        """Write the predictions of several folds, which are written already, as one file, with a column of the fold.
+
+        Rows are in the table's order. Nothing is written where no rows validate.
+        """
+        parts = []
+        for number in folds:
+            path = self.fold(number) / "predictions.parquet"
+            if path.is_file():
+                part = pq.ParquetFile(path).read()  # read_table would take a folder `a=b` above for a column
+                parts.append(part.append_column("fold", pa.array([number] * len(part), pa.int64())))
+        if not parts:
+            return
+        table = pa.concat_tables(parts).sort_by("row")
+        path = self.path / "predictions.parquet"
         with saving(path, table.nbytes), replacing(path) as beside:
             pq.write_table(table, beside)
 

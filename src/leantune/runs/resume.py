@@ -54,7 +54,7 @@ def finished_metrics(folder: Path, config: Config) -> dict[str, Any] | None:
     """
     if not (folder / "metrics.json").is_file():
         return None
-    for data in (path.expanduser() for path in config.data.files):
+    for data in (path.expanduser() for path in config.data.files if isinstance(path, Path)):
         if not data.is_file():
             raise TableError(
                 f"{data}: there is no such file; whether the finished run in {folder} is of it cannot be told"

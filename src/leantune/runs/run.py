@@ -30,6 +30,7 @@ from leantune.system.device import (
 from leantune.system.errors import DeviceError, RunFolderError, SettingsError
 from leantune.system.stopping import deferred
 from leantune.tables.folds import FoldNumber, fold_number
+from leantune.tables.memory import as_origin
 from leantune.training.clock import PhaseClock, forget_process_peak
 from leantune.training.events import Event, Note, Resume, RunEnd
 from leantune.training.metrics import Metric, MetricFunction, MetricName, as_metric, name_of
@@ -170,6 +171,7 @@ def _finish(
         for note in result_warnings(metrics, truth, np.concatenate(predictions), labels, folder.path):
             folder.write_event(note)
             yield note
+    folder.write_all_predictions(results)
     folder.write_metrics(metrics)
 
 
@@ -216,13 +218,13 @@ def _pooled(
 
 
 def train(
-    data: str | Path | None = None,
+    data: Any = None,
     *,
     output: str | Path,
     text: str | list[str] | None = None,
     target: str | list[str] | None = None,
     model: str | None = None,
-    validation: str | Path | None = None,
+    validation: Any = None,
     fold: FoldNumber | str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -233,23 +235,26 @@ def train(
 ) -> Run:
     """Fine-tune an encoder on a table of texts; the same as `leantune train`.
 
-    `data`, `text`, `target`, `model`, `validation` and `fold` are the settings `data.path`, `data.text`, `data.target`,
-    `model.name`, `data.validation` (a second table: its rows validate, and all of `data` train) and `fold`; `settings`
+    `data` is the path of a file, or a table in memory: a pandas or polars frame, an Arrow table, a `datasets.Dataset`,
+    or a dict of columns. So is `validation`, a second table: its rows validate, and all of `data` train. They, `text`,
+    `target`, `model` and `fold` are the settings `data.path`, `data.validation`, `data.text`, `data.target`,
+    `model.name` and `fold`; `settings`
     holds any others by their dotted names, such as `{"optimizer.epochs": 1}`; `config` is a YAML file that all of these
     override. `metric` chooses the best evaluation: the setting `evaluation.metric`, or a function of targets and
     predictions (see `leantune.Metric`) that returns a number, higher being better; give
     `leantune.Metric(name=..., function=..., lower_is_better=True)` where lower is better. Writes the run folder
     `output` and, with `display`, shows progress. With `resume` an interrupted run in that folder goes on, and one that
     is finished is returned as it is; `data` and `config` may then be left out, which takes the run's own settings, but
-    a metric that is a function must be given again. `force` goes on although data or settings have changed. Raises
+    a metric that is a function must be given again, and so must a table in memory (with `config=RUN/config.yaml`, or
+    with all that was given before). `force` goes on although data or settings have changed. Raises
     `InputError` for what the caller must change, `TrainingError` where training cannot go on, and `SavingError` where a
     file cannot be written.
     """
     flags = {
-        "data.path": data,
+        "data.path": None if data is None else as_origin(data),
         "data.text": text,
         "data.target": target,
-        "data.validation": validation,
+        "data.validation": None if validation is None else as_origin(validation),
         "model.name": model,
         "fold": fold,
     }

@@ -18,7 +18,8 @@ class LeantuneError(Exception):
         +-- TrainingError             1   training cannot go on (a loss that is not finite)
         `-- SavingError               1   a file cannot be written (a full disk, a quota)
 
-    Beside it stands `leantune.system.stopping.Stopped`, 128 + n: a signal is no error.
+    A `TableError` and a `SettingsError` are also a `ValueError`: scikit-learn expects that of a wrong argument.
+    Beside the tree stands `leantune.system.stopping.Stopped`, 128 + n: a signal is no error.
     """
 
     exit_code = 1
@@ -37,11 +38,11 @@ class InputError(LeantuneError):
         return f"leantune: {printable(str(self))}".split("\n")
 
 
-class TableError(InputError):
+class TableError(InputError, ValueError):
     """A table cannot be used: names the file, and the row and column where there is one."""
 
 
-class SettingsError(InputError):
+class SettingsError(InputError, ValueError):
     """A setting is unknown, unused or has a value that it cannot have."""
 
 

@@ -40,19 +40,22 @@ def remedy(error: Exception) -> str:
 
 
 @contextmanager
-def saving(path: Path, size: int, *, others: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def saving(
+    path: Path,
+    size: int,
+    *,
+    others: tuple[type[Exception], ...] = (),
+    then: str = "go on with --resume, or move the folder away and begin again",
+) -> Iterator[None]:
     """Turn an error of the system, or one of `others`, while `path` of about `size` bytes is written into a
-    `SavingError`.
+    `SavingError`, which says what to do `then`.
     """
     kinds: tuple[type[Exception], ...] = (OSError, *others)
     try:
         yield
     except kinds as error:
         why = getattr(error, "strerror", None) or error
-        raise SavingError(
-            f"{path}: cannot be written ({size:,} bytes): {why}; {remedy(error)}, then go on with --resume, or "
-            "move the folder away and begin again"
-        ) from None
+        raise SavingError(f"{path}: cannot be written ({size:,} bytes): {why}; {remedy(error)}, then {then}") from None
 
 
 def unwritable(folder: Path, error: OSError) -> LeantuneError:

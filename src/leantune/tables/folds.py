@@ -9,7 +9,6 @@ from `numpy.random.RandomState`, whose stream numpy has frozen.
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, Stratified
 
 from leantune.system.errors import SettingsError, TableError
 from leantune.system.settings import Section, check
+from leantune.tables.memory import as_origin
 from leantune.tables.table import DataSettings, Table, read_table
 from leantune.tables.targets import Targets, TaskKind, parse_targets
 
@@ -112,7 +112,7 @@ class Folds:
 
 
 def assign_folds(
-    data: str | Path,
+    data: Any,
     *,
     target: str | list[str],
     count: int = 5,
@@ -122,10 +122,11 @@ def assign_folds(
 ) -> Folds:
     """Deal the rows of a table into folds; the same as `leantune folds`.
 
-    The arguments are the settings `data.path`, `data.target`, `folds.count` and so on. Raises `InputError` for what the
+    `data` is the path of a file, or a table in memory, as `leantune.train` takes it. The other arguments are the
+    settings `data.target`, `folds.count` and so on. Raises `InputError` for what the
     caller must change.
     """
-    columns = check(DataSettings, {"path": data, "target": target, "group": group}, "data")
+    columns = check(DataSettings, {"path": as_origin(data), "target": target, "group": group}, "data")
     settings = check(FoldSettings, {"count": count, "seed": seed, "kind": kind}, "folds")
     return fold_table(columns, settings)[2]
 

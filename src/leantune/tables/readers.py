@@ -11,7 +11,8 @@ import io
 import json
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,12 +26,12 @@ import pyarrow.parquet as pq
 
 from leantune.system.errors import TableError
 
-_FORMATS = {
+FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet",
 }  # fmt: skip
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _CHUNK_ROWS = 10_000
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,49 @@ def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str
 
     Raises `TableError` where the file or a row is not what it must be, or a column is not there.
     """
+    chunks: dict[str, list[pa.Array]] = {name: [] for name in columns}
+    for block in read_blocks(path, columns, options, rows=_CHUNK_ROWS):
+        for name in columns:
+            chunks[name].append(block[name])
+    return {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
+
+
+def read_blocks(path: Path, columns: list[str], options: ReadOptions, *, rows: int) -> Iterator[dict[str, pa.Array]]:
+    """Yield the columns of a file as `read_cells` reads them, `rows` rows at a time; the last block may have fewer.
+
+    A block is read when it is asked for, so that memory does not grow with the file. Raises as `read_cells` does, at
+    the block where it meets what is wrong.
+    """
+    kind = _checked_kind(path, options)
+    count = 0
+    blocks = (_parquet_blocks if kind == "parquet" else _line_blocks)(path, columns, options, rows)
+    for block in blocks:
+        if options.limit is not None and count + len(block[columns[0]]) >= options.limit:
+            yield {name: cells[: options.limit - count] for name, cells in block.items()}
+            return
+        count += len(block[columns[0]])
+        yield block
+
+
+def read_column_names(path: Path, options: ReadOptions) -> list[str]:
+    """Return the names of a file's columns in their order: of JSON lines, the keys of the first object.
+
+    Raises `TableError` where the file is not what it must be.
+    """
+    kind = _checked_kind(path, options)
+    if kind == "parquet":
+        with _opened_parquet(path) as file:
+            return list(file.schema_arrow.names)
+    with _opened_lines(path, options, lambda: "header") as lines:
+        if kind in {"csv", "tsv"}:
+            _, header = next(_csv_records(lines, path, options))
+            return header
+        _, record = next(_json_records(lines, path, options), (0, {}))
+        return list(record)
+
+
+def _checked_kind(path: Path, options: ReadOptions) -> str:
+    """Return the format of a file that is there; raises `TableError` for one that is not, or is none."""
     try:
         if stat.S_ISDIR(path.stat().st_mode):
             raise TableError(f"{path}: found a folder, expected a file; set {options.setting} to the table in it")
@@ -59,44 +103,65 @@ def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str
     kind, _ = file_format(path)
     if kind is None:
         raise TableError(
-            f"{path}: found the file name extension {path.suffix!r}, expected one of {', '.join(_FORMATS)}, "
-            f"which {' or '.join(_COMPRESSIONS)} may follow; rename or convert the file"
+            f"{path}: found the file name extension {path.suffix!r}, expected one of {', '.join(FORMATS)}, "
+            f"which {' or '.join(COMPRESSIONS)} may follow; rename or convert the file"
         )
-    return (_read_parquet if kind == "parquet" else _read_lines)(path, columns, options)
+    return kind
 
 
-def _read_lines(path: Path, columns: list[str], options: ReadOptions) -> dict[str, pa.Array]:
-    """Read CSV or JSON lines, a chunk of rows at a time.
+@contextmanager
+def _opened_lines(path: Path, options: ReadOptions, place: Callable[[], str]) -> Iterator[io.TextIOWrapper]:
+    """Open CSV or JSON lines, whose errors in the block become a `TableError`; `place` says how far reading has come.
 
     Bytes that do not fit the encoding become lone surrogates, which no arrow array takes: so only those in a needed
     column are an error, and it knows its row.
     """
     kind, compression = file_format(path)
     encoding = "utf-8-sig" if codecs.lookup(options.encoding).name == "utf-8" else options.encoding
-    chunks: dict[str, list[pa.Array]] = {name: [] for name in columns}
-    count = 0
     try:
         with pa.input_stream(str(path), compression=compression) as stream:
             newline = "\n" if kind == "json" else ""
-            lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
-            rows = (_json_rows if kind == "json" else _csv_rows)(lines, path, columns, options)
-            rows = islice(rows, options.limit)
-            while chunk := list(islice(rows, _CHUNK_ROWS)):
-                for name, cells in zip(columns, zip(*chunk, strict=True), strict=True):
-                    chunks[name].append(_strings(cells, path, name, count, options.encoding))
-                count += len(chunk)
+            yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
     except UnicodeError:
-        raise _undecodable(path, f"after row {count}", options.encoding) from None
+        raise _undecodable(path, place(), options.encoding) from None
     except OSError as error:
         what = f"a whole {compression} file; copy or compress it again" if compression else "a file that can be read"
-        raise TableError(f"{path}: found {_one_line(error)}, expected {what}") from None
-    return {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
+        raise TableError(f"{path}: found {one_line(error)}, expected {what}") from None
+
+
+def _line_blocks(path: Path, columns: list[str], options: ReadOptions, rows: int) -> Iterator[dict[str, pa.Array]]:
+    """Yield blocks of CSV or JSON lines."""
+    count = 0
+    with _opened_lines(path, options, lambda: f"after row {count}") as lines:
+        cells_of = _json_rows if file_format(path)[0] == "json" else _csv_rows
+        cells = islice(cells_of(lines, path, columns, options), options.limit)
+        while chunk := list(islice(cells, rows)):
+            yield {
+                name: _strings(column, path, name, count, options.encoding)
+                for name, column in zip(columns, zip(*chunk, strict=True), strict=True)
+            }
+            count += len(chunk)
 
 
 def _csv_rows(
     lines: Iterable[str], path: Path, columns: list[str], options: ReadOptions
 ) -> Iterator[Sequence[str | None]]:
-    """Yield the needed cells of each row.
+    """Yield the needed cells of each row."""
+    records = _csv_records(lines, path, options)
+    delimiter, header = next(records)
+    hint = ""
+    if any(SURROGATE.search(name) or "\0" in name for name in header):
+        hint = f" (the header is not {options.encoding}: set data.encoding)"
+    elif len(header) == 1:
+        hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
+    check_columns(path, header, columns, hint)
+    places = [header.index(name) for name in columns]
+    for _, fields in records:
+        yield [fields[place] for place in places]
+
+
+def _csv_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Iterator[tuple[str, list[str]]]:
+    """Yield the delimiter and the fields of the header, then of each row: as many as the header has.
 
     The standard library's reader, for in strict mode it is the one that refuses a stray quote: to pyarrow and pandas,
     a quote at the start of a text opens a cell that swallows all rows up to the next quote, without a word.
@@ -112,13 +177,7 @@ def _csv_rows(
             raise TableError(
                 f"{path}: found an empty file, expected a header and rows; check that it is the right file"
             )
-        hint = ""
-        if any(_SURROGATE.search(name) or "\0" in name for name in header):
-            hint = f" (the header is not {options.encoding}: set data.encoding)"
-        elif len(header) == 1:
-            hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
-        _check_columns(path, header, columns, hint)
-        places = [header.index(name) for name in columns]
+        yield delimiter, header
         row = 1
         for fields in records:
             if len(fields) != len(header):
@@ -126,7 +185,7 @@ def _csv_rows(
                     f"{path}, row {row}: found {len(fields)} field{'s' * (len(fields) > 1)} ({listed(fields, 3)}), "
                     f"expected {len(header)} as in the header; quote a text that holds the delimiter or a line break"
                 )
-            yield [fields[place] for place in places]
+            yield delimiter, fields
             row += 1
     except csv.Error as error:
         where = f"row {row}" if row else "header"
@@ -140,7 +199,22 @@ def _csv_rows(
 def _json_rows(
     lines: Iterable[str], path: Path, columns: list[str], options: ReadOptions
 ) -> Iterator[Sequence[str | None]]:
-    """Yield the needed cells of each object: numbers as written, and none for null, NaN and a key that is not there.
+    """Yield the needed cells of each object: numbers as written, and none for null, NaN and a key that is not there."""
+    for row, record in _json_records(lines, path, options):
+        if row == 0:
+            check_columns(path, list(record), columns)
+        cells = [record.get(name) for name in columns]
+        for place, cell in enumerate(cells):
+            if isinstance(cell, list | dict):
+                found = "a list" if isinstance(cell, list) else "an object"
+                raise cell_error(path, row, columns[place], found, expected="a text, a number, true or false")
+            if isinstance(cell, bool):
+                cells[place] = str(cell).lower()
+        yield cells
+
+
+def _json_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each object, from 0, and the object.
 
     The standard library's reader, for pyarrow.json crashes the process on deep nesting.
     """
@@ -152,24 +226,15 @@ def _json_rows(
         try:
             record = decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            why = f" ({_one_line(error)})"
+            why = f" ({one_line(error)})"
         if not isinstance(record, dict):
-            if _SURROGATE.search(line):  # the usual reason: the second byte of many cp932 characters is a backslash
+            if SURROGATE.search(line):  # the usual reason: the second byte of many cp932 characters is a backslash
                 raise _undecodable(path, f"row {row + 1}", options.encoding)
             raise TableError(
                 f"{path}, row {row + 1}: found {shown(line)}{why}, expected one JSON object on a line of its own; "
                 "correct the line, or write the table as JSON lines"
             )
-        if row == 0:
-            _check_columns(path, list(record), columns)
-        cells = [record.get(name) for name in columns]
-        for place, cell in enumerate(cells):
-            if isinstance(cell, list | dict):
-                found = "a list" if isinstance(cell, list) else "an object"
-                raise cell_error(path, row, columns[place], found, expected="a text, a number, true or false")
-            if isinstance(cell, bool):
-                cells[place] = str(cell).lower()
-        yield cells
+        yield row, record
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,44 +249,58 @@ def _strings(cells: Sequence[str | None], path: Path, column: str, first_row: in
     try:
         return pa.array(cells, pa.large_string())
     except UnicodeEncodeError:
-        row = next(row for row, cell in enumerate(cells) if cell and _SURROGATE.search(cell))
+        row = next(row for row, cell in enumerate(cells) if cell and SURROGATE.search(cell))
         where = f"row {first_row + row + 1}, column {column!r}"
         raise _undecodable(path, where, encoding, found=shown(cells[row])) from None
 
 
-def _read_parquet(path: Path, columns: list[str], options: ReadOptions) -> dict[str, pa.Array]:
+@contextmanager
+def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, whose errors in the block become a `TableError`."""
     compression = file_format(path)[1]
-    chunks: dict[str, list[pa.Array]] = {name: [] for name in columns}
-    count = 0
     try:
         with (
             pa.input_stream(str(path), compression=compression) as stream,
             # Parquet is read from its end, and a compressed stream has none until it is unpacked.
             pq.ParquetFile(pa.BufferReader(stream.read()) if compression else stream) as file,
         ):
-            schema = file.schema_arrow
-            _check_columns(path, schema.names, columns)
-            for name in columns:
-                if pa.types.is_nested(schema.field(name).type):
-                    raise TableError(
-                        f"{path}, column {name!r}: found the type {schema.field(name).type}, expected a text or a "
-                        "number in each row; write the column as text"
-                    )
-            for batch in file.iter_batches(columns=columns):
-                for name in columns:
-                    chunks[name].append(_as_text(batch.column(name)))
-                count += len(batch)
-                if options.limit is not None and count >= options.limit:
-                    break
+            yield file
     except (pa.ArrowException, OSError) as error:
         what = f"Parquet in a whole {compression} file" if compression else "a whole Parquet file of texts and numbers"
-        raise TableError(f"{path}: found {_one_line(error)}, expected {what}; write it again") from None
-    cells = {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
-    return {name: values[: options.limit] for name, values in cells.items()}
+        raise TableError(f"{path}: found {one_line(error)}, expected {what}; write it again") from None
 
 
-def _as_text(values: pa.Array) -> pa.Array:
+def _parquet_blocks(path: Path, columns: list[str], options: ReadOptions, rows: int) -> Iterator[dict[str, pa.Array]]:
+    """Yield blocks of a Parquet file."""
+    with _opened_parquet(path) as file:
+        schema = file.schema_arrow
+        check_columns(path, schema.names, columns)
+        for name in columns:
+            if pa.types.is_nested(schema.field(name).type):
+                raise TableError(
+                    f"{path}, column {name!r}: found the type {schema.field(name).type}, expected a text or a "
+                    "number in each row; write the column as text"
+                )
+        size = rows if options.limit is None else min(rows, options.limit)
+        rest: list[pa.RecordBatch] = []  # batches end where the file's row groups do
+        for batch in file.iter_batches(batch_size=size, columns=columns):
+            rest.append(batch)
+            while sum(map(len, rest)) >= rows:
+                table = pa.Table.from_batches(rest)
+                yield _cells_of(table.slice(0, rows), columns)
+                rest = table.slice(rows).to_batches()
+        if sum(map(len, rest)):
+            yield _cells_of(pa.Table.from_batches(rest), columns)
+
+
+def _cells_of(table: pa.Table, columns: list[str]) -> dict[str, pa.Array]:
+    return {name: as_text(table.column(name).combine_chunks()) for name in columns}
+
+
+def as_text(values: pa.Array) -> pa.Array:
     """Write scalars as text; NaN becomes null, for both stand for a missing number."""
+    if pa.types.is_dictionary(values.type):
+        return as_text(values.dictionary).take(values.indices)
     if not pa.types.is_floating(values.type):
         return values.cast(pa.large_string())
     missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
@@ -236,7 +315,8 @@ def _undecodable(path: Path, where: str, encoding: str, found: str = "bytes") ->
     )
 
 
-def _check_columns(path: Path, there: list[str], needed: Iterable[str], hint: str = "") -> None:
+def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hint: str = "") -> None:
+    """Raise `TableError` where one of the `needed` columns is not among those that are `there`, or is there twice."""
     for name in needed:
         if there.count(name) > 1:
             raise TableError(
@@ -251,20 +331,25 @@ def _check_columns(path: Path, there: list[str], needed: Iterable[str], hint: st
 
 def file_format(path: Path) -> tuple[str | None, str | None]:
     """Give the format (csv, tsv, json, parquet or None) and compression (gzip, zstd or None) that a name stands for."""
-    compression = _COMPRESSIONS.get(path.suffix.lower())
+    compression = COMPRESSIONS.get(path.suffix.lower())
     name = path.with_suffix("") if compression else path
-    return _FORMATS.get(name.suffix.lower()), compression
+    return FORMATS.get(name.suffix.lower()), compression
 
 
-def refuse_cells(path: Path, column: str, values: pa.Array, bad: npt.NDArray[np.bool_], *, expected: str) -> None:
-    """Raise `TableError` at the first cell where `bad` [N] is true."""
+def refuse_cells(
+    path: Path | str, column: str, values: pa.Array, bad: npt.NDArray[np.bool_], *, expected: str, first_row: int = 0
+) -> None:
+    """Raise `TableError` at the first cell where `bad` [N] is true; the values begin with those of row `first_row`."""
     if bad.any():
         row = int(bad.argmax())
-        raise cell_error(path, row, column, shown(values[row].as_py()), expected=expected)
+        raise cell_error(path, first_row + row, column, shown(values[row].as_py()), expected=expected)
 
 
-def cell_error(path: Path, row: int, column: str, found: str, *, expected: str) -> TableError:
-    """Make the error for one cell; `row` is an index from 0, and the message counts from 1."""
+def cell_error(path: Path | str, row: int, column: str, found: str, *, expected: str) -> TableError:
+    """Make the error for one cell; `row` is an index from 0, and the message counts from 1.
+
+    `path` is a file, or what messages call a table that is none.
+    """
     return TableError(
         f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; "
         "correct the cell or remove the row"
@@ -284,5 +369,6 @@ def listed(names: Sequence[str], count: int = 40) -> str:
     return ", ".join(map(shown, names[:count])) + more
 
 
-def _one_line(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
+    """Return what an error says as a part of a sentence."""
     return " ".join(str(error).split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""A file of rows becomes a `Table`: texts, targets and whatever else each row carries, exactly as written.
+"""A table, in a file or in memory, becomes a `Table`: texts, targets and whatever else each row carries, as written.
 
 Nothing is guessed from a cell's looks: "NA", "null", "001" and "True" stay the texts they are.
 """
@@ -6,17 +6,18 @@ Nothing is guessed from a cell's looks: "NA", "null", "001" and "True" stay the 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, ValidationInfo, field_validator, model_validator
 
 from leantune.system.errors import SettingsError, TableError
 from leantune.system.files import sha256_of
 from leantune.system.settings import Section
+from leantune.tables.memory import MEMORY, THE_TABLE, MemoryTable, content_sha256
 from leantune.tables.readers import ReadOptions, cell_error, file_format, listed, read_cells, refuse_cells, shown
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -33,11 +34,12 @@ _Columns = Annotated[tuple[str, ...], BeforeValidator(lambda names: (names,) if 
 class DataSettings(Section):
     """Which file to read, and what its columns are."""
 
-    path: Path
+    path: Path | InstanceOf[MemoryTable]
     """CSV, TSV, JSON lines or Parquet, by its name: .csv, .tsv, .jsonl, .ndjson, .json or .parquet, or one of these
-    followed by .gz or .zst."""
+    followed by .gz or .zst. The word `memory` stands for a table that a program gave to `leantune.train`, which must
+    give it again."""
 
-    validation: Path | None = None
+    validation: Path | InstanceOf[MemoryTable] | None = None
     """A second file, with the same columns, whose rows validate: all rows of `path` train, and no folds are made. Null
     takes the rows that validate from `path`."""
 
@@ -73,6 +75,15 @@ class DataSettings(Section):
     limit: int | None = Field(default=None, ge=1)
     """Read only the first rows of each file, this many, for a trial; null reads all."""
 
+    @field_validator("path", "validation", mode="before")
+    @classmethod
+    def _from_memory(cls, value: Any, info: ValidationInfo) -> Any:
+        if value != MEMORY if isinstance(value, str) else not isinstance(value, MemoryTable):
+            return value
+        data = value.data if isinstance(value, MemoryTable) else None
+        name = THE_TABLE if info.field_name == "path" else "the validation table in memory"
+        return MemoryTable(data=data, name=name, setting=f"data.{info.field_name}")
+
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, encoding: str) -> str:
@@ -96,12 +107,14 @@ class DataSettings(Section):
             raise ValueError(f"text names {len(self.text)} columns, and a row has one text or a pair: name one or two")
         if len(set(named)) < len(named):
             raise ValueError(f"text and target name a column twice ({listed(named)}): a column is one thing")
-        kinds = {file_format(path)[0] for path in self.files}
+        kinds = {MEMORY if isinstance(path, MemoryTable) else file_format(path)[0] for path in self.files}
         names = " and ".join(path.name for path in self.files)
-        if self.delimiter is not None and kinds <= {"json", "parquet"}:
-            raise ValueError(f"delimiter is used only for CSV and TSV, and the file is {names}: remove it")
-        if self.encoding != "utf-8" and kinds == {"parquet"}:
-            raise ValueError(f"encoding is not used for Parquet, and the file is {names}: remove it")
+        found = f"the table is {names}" if MEMORY in kinds else f"the file is {names}"
+        if self.delimiter is not None and kinds <= {"json", "parquet", MEMORY}:
+            raise ValueError(f"delimiter is used only for CSV and TSV, and {found}: remove it")
+        if self.encoding != "utf-8" and kinds <= {"parquet", MEMORY}:
+            unused = "a table in memory" if MEMORY in kinds else "Parquet"
+            raise ValueError(f"encoding is not used for {unused}, and {found}: remove it")
         if self.validation is not None and self.fold is not None:
             raise ValueError(
                 f"validation: not used where fold ({self.fold!r}) gives every row's fold: remove one of them"
@@ -114,8 +127,8 @@ class DataSettings(Section):
         return self
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files to read: `path`, and `validation` where it is set."""
+    def files(self) -> tuple[Path | MemoryTable, ...]:
+        """What to read: `path`, and `validation` where it is set."""
         return (self.path,) if self.validation is None else (self.path, self.validation)
 
 
@@ -126,8 +139,9 @@ class Table:
     Targets are still text: what they mean is for `parse_targets` to say.
     """
 
-    path: Path
-    """Where the rows come from, for messages; the last ones come from `validation_path` where there is one."""
+    path: Path | str
+    """Where the rows come from, for messages: a file, or what a table in memory is called there. The last ones come
+    from `validation_path` where there is one."""
     texts: tuple[pa.Array, ...]
     """One large_string array (a column may exceed 2 GiB) [N] a text column, without nulls."""
     ids: pa.Array
@@ -142,8 +156,8 @@ class Table:
     """[N], 0 or more."""
     holdout: bool = False
     """Whether the folds are a split: fold 0 validates, and fold 1 only trains."""
-    validation_path: Path | None = None
-    """The file of the rows that validate, or None where all rows come from `path`."""
+    validation_path: Path | str | None = None
+    """Where the rows that validate come from, as in `path`, or None where all rows come from `path`."""
     limit: int | None = None
     """Rows that were read of `path`, where these are as many as `data.limit` allows: it may have more."""
 
@@ -162,7 +176,7 @@ class Table:
         """How many rows come from `path`."""
         return len(self) if self.validation_path is None or self.folds is None else int((self.folds != 0).sum())
 
-    def place(self, row: int) -> tuple[Path, int]:
+    def place(self, row: int) -> tuple[Path | str, int]:
         """Return the file of a row, and its number there, from 0."""
         if self.validation_path is None or row < self._first_count:
             return self.path, row
@@ -193,9 +207,9 @@ def read_table(settings: DataSettings) -> Table:
     Raises `TableError` where a file, a column or a cell is not what it must be, and `SettingsError` where no column is
     named.
     """
-    table = _read_file(settings, settings.path.expanduser(), "data.path")
+    table = _read_one(settings, settings.path, "data.path")
     if settings.validation is not None:
-        table = _join(table, _read_file(settings, settings.validation.expanduser(), "data.validation"))
+        table = _join(table, _read_one(settings, settings.validation, "data.validation"))
     if table.weights is not None and not table.weights.any():
         raise TableError(
             f"{table.path}, column {settings.weight!r}: found only weights of 0, expected a positive one; correct them"
@@ -206,12 +220,32 @@ def read_table(settings: DataSettings) -> Table:
 def data_sha256(settings: DataSettings) -> str:
     """Return the SHA-256 of the table's file, or, with a validation file, of what tells both and their order.
 
-    That is the SHA-256 of the two files' own, a line each: `sha256sum TRAIN FILE | cut -c -64 | sha256sum`.
+    That is the SHA-256 of the two files' own, a line each: `sha256sum TRAIN FILE | cut -c -64 | sha256sum`. Of a table
+    in memory it is that of the columns that are read (`content_sha256`).
     """
-    digests = [sha256_of(path.expanduser()) for path in settings.files]
+    digests = [
+        content_sha256(_memory_cells(settings, path)) if isinstance(path, MemoryTable) else sha256_of(path.expanduser())
+        for path in settings.files
+    ]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+
+
+def _memory_cells(settings: DataSettings, table: MemoryTable) -> dict[str, pa.Array]:
+    return table.read(_columns_to_read(settings), texts=settings.text, limit=settings.limit)
+
+
+def _columns_to_read(settings: DataSettings) -> list[str]:
+    columns = list(dict.fromkeys((*settings.text, *_columns_beside_texts(settings))))
+    if not columns:
+        raise SettingsError("data.text and data.target name no column; set data.text to the column of the texts")
+    return columns
+
+
+def _columns_beside_texts(settings: DataSettings) -> tuple[str, ...]:
+    others = (settings.id, settings.group, settings.weight, settings.fold)
+    return (*settings.target, *(name for name in others if name is not None))
 
 
 def _join(train: Table, validation: Table) -> Table:
@@ -237,30 +271,30 @@ def _join(train: Table, validation: Table) -> Table:
     )
 
 
-def _read_file(settings: DataSettings, path: Path, setting: str) -> Table:
-    others = [name for name in (settings.id, settings.group, settings.weight, settings.fold) if name is not None]
-    columns = list(dict.fromkeys([*settings.text, *settings.target, *others]))
-    if not columns:
-        raise SettingsError("data.text and data.target name no column; set data.text to the column of the texts")
-
-    options = ReadOptions(
-        encoding=settings.encoding, delimiter=settings.delimiter, limit=settings.limit, setting=setting
-    )
-    cells = read_cells(path, columns, options)
-    if not len(cells[columns[0]]):
-        raise TableError(
-            f"{path}: found no rows, expected at least one below the header; check that it is the right file"
+def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) -> Table:
+    columns = _columns_to_read(settings)
+    path: Path | str
+    if isinstance(origin, MemoryTable):
+        path, header = origin.name, ""
+        cells = _memory_cells(settings, origin)
+    else:
+        path, header = origin.expanduser(), " below the header; check that it is the right file"
+        options = ReadOptions(
+            encoding=settings.encoding, delimiter=settings.delimiter, limit=settings.limit, setting=setting
         )
+        cells = read_cells(path, columns, options)
+    if not len(cells[columns[0]]):
+        raise TableError(f"{path}: found no rows, expected at least one{header}")
     for column in columns:
-        _refuse_missing(path, column, cells[column], empty_too=column not in settings.text)
+        refuse_missing(path, column, cells[column], empty_too=column not in settings.text)
 
     texts = tuple(cells[name] for name in settings.text)
-    strings = {name: cells[name].cast(pa.string()) for name in (*settings.target, *others)}
+    strings = {name: cells[name].cast(pa.string()) for name in _columns_beside_texts(settings)}
     if settings.id is None:
         ids = pa.array(np.arange(len(cells[columns[0]]))).cast(pa.string())
     else:
         ids = strings[settings.id]
-        _refuse_duplicates(path, settings.id, ids)
+        refuse_duplicates(path, settings.id, ids)
     folds, holdout = None, False
     if settings.fold is not None:
         folds, holdout = _parse_folds(path, settings.fold, strings[settings.fold])
@@ -277,7 +311,7 @@ def _read_file(settings: DataSettings, path: Path, setting: str) -> Table:
     )
 
 
-def parse_numbers(path: Path, column: str, values: pa.Array) -> npt.NDArray[np.float64]:
+def parse_numbers(path: Path | str, column: str, values: pa.Array) -> npt.NDArray[np.float64]:
     """Turn a column of decimal literals into float64 [N].
 
     Raises `TableError` at the first cell that is anything else: "nan", "inf", "1_000", "1,5", "0x10", the empty text,
@@ -297,7 +331,8 @@ def numbers_or_nan(values: pa.Array) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _refuse_missing(path: Path, column: str, values: pa.Array, *, empty_too: bool) -> None:
+def refuse_missing(path: Path | str, column: str, values: pa.Array, *, empty_too: bool) -> None:
+    """Raise `TableError` at the first cell that is missing, or, with `empty_too`, empty."""
     missing = pc.is_null(values)
     if empty_too:
         missing = pc.or_kleene(missing, pc.equal(pc.utf8_trim_whitespace(values), ""))
@@ -305,7 +340,8 @@ def _refuse_missing(path: Path, column: str, values: pa.Array, *, empty_too: boo
     refuse_cells(path, column, values, missing.to_numpy(zero_copy_only=False), expected=expected)
 
 
-def _refuse_duplicates(path: Path, column: str, ids: pa.Array) -> None:
+def refuse_duplicates(path: Path | str, column: str, ids: pa.Array) -> None:
+    """Raise `TableError` at the first id that stood before."""
     if pc.count_distinct(ids).as_py() == len(ids):
         return
     first: dict[str, int] = {}
@@ -315,13 +351,13 @@ def _refuse_duplicates(path: Path, column: str, ids: pa.Array) -> None:
         first[name] = row
 
 
-def _parse_weights(path: Path, column: str, values: pa.Array) -> npt.NDArray[np.float64]:
+def _parse_weights(path: Path | str, column: str, values: pa.Array) -> npt.NDArray[np.float64]:
     weights = parse_numbers(path, column, values)
     refuse_cells(path, column, values, weights < 0, expected="a weight of 0 or more")
     return weights
 
 
-def _parse_folds(path: Path, column: str, values: pa.Array) -> tuple[npt.NDArray[np.int64], bool]:
+def _parse_folds(path: Path | str, column: str, values: pa.Array) -> tuple[npt.NDArray[np.int64], bool]:
     """Return the fold of each row [N], and whether the column names the rows that train and those that validate."""
     numbers = numbers_or_nan(values)
     if np.isnan(numbers).all():
@@ -333,7 +369,7 @@ def _parse_folds(path: Path, column: str, values: pa.Array) -> tuple[npt.NDArray
     return numbers.astype(np.int64), False
 
 
-def _parse_split(path: Path, column: str, values: pa.Array) -> npt.NDArray[np.int64]:
+def _parse_split(path: Path | str, column: str, values: pa.Array) -> npt.NDArray[np.int64]:
     """Return 0 for the rows whose cell says that they validate, and 1 for those that train [N]."""
     cells = pc.utf8_lower(pc.utf8_trim_whitespace(values))
     allowed = (

@@ -101,6 +101,37 @@ def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:
     return _parse_matrix(table, columns, kind, reason)
 
 
+def parse_known_targets(
+    table: Table, kind: TaskKind, classes: tuple[str, ...]
+) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+    """Return the targets of a table, as `Targets.values`, where a model's task and its `classes` are known.
+
+    One value only in all rows is no error here. Raises `TableError` at the first cell that does not fit: a class that
+    the training never saw, a text among numbers.
+    """
+    columns = tuple(table.targets)
+    if kind not in {"binary", "multiclass"}:
+        return _matrix(table, columns, kind)
+    cells = table.targets[columns[0]].dictionary_encode()
+    labels = [label.strip() for label in cells.dictionary.to_pylist()]
+    numbers = numbers_or_nan(pa.array([*classes, *labels]))
+    whole = bool((numbers[: len(classes)] == np.floor(numbers[: len(classes)])).all())
+    index: dict[Decimal | str, int] = {}
+    for place, name in enumerate(classes):
+        index[Decimal(name) if whole else name] = place
+    places = np.array(
+        [
+            index.get(Decimal(label) if whole and not np.isnan(number) else label, -1)
+            for label, number in zip(labels, numbers[len(classes) :], strict=True)
+        ],
+        dtype=np.int64,
+    )
+    values: npt.NDArray[np.int64] = places[cells.indices.to_numpy()]
+    expected = f"one of the {len(classes)} classes of the training ({listed(classes, 6)}), the only ones it can predict"
+    table.refuse_cells(columns[0], values < 0, expected=expected)
+    return values
+
+
 def _infer_columns(table: Table) -> tuple[TaskKind, str]:
     """Infer the kind of several columns; cells that are no numbers are left to the strict parser of regression."""
     count = len(table.targets)
@@ -157,19 +188,25 @@ def _refuse_stray_texts(table: Table, column: str, is_number: npt.NDArray[np.boo
 
 
 def _parse_matrix(table: Table, columns: tuple[str, ...], kind: TaskKind, reason: str) -> Targets:
-    values = np.stack([table.numbers(name) for name in columns], axis=1)
-    if kind == "multilabel":
-        for name, numbers in zip(columns, values.T, strict=True):
-            outside = (numbers != 0) & (numbers != 1)
-            table.refuse_cells(name, outside, expected="0 or 1, as data.task is multilabel")
-    if kind == "soft":
-        values = _normalise_shares(table, columns, values)
+    values = _matrix(table, columns, kind)
     constant = [name for name, numbers in zip(columns, values.T, strict=True) if numbers.min() == numbers.max()]
     # A label or a class that no row has is usual in a part of a table, and does no harm beside others.
     if constant and (kind == "regression" or len(constant) == len(columns)):
         raise _one_value(table, constant[0])
     classes = () if kind == "regression" else columns
     return Targets(kind=kind, columns=columns, classes=classes, values=values, reason=reason)
+
+
+def _matrix(table: Table, columns: tuple[str, ...], kind: TaskKind) -> npt.NDArray[np.float64]:
+    """Return the cells of several columns as numbers [N, K], as the kind of task asks for."""
+    values: npt.NDArray[np.float64] = np.stack([table.numbers(name) for name in columns], axis=1)
+    if kind == "multilabel":
+        for name, numbers in zip(columns, values.T, strict=True):
+            outside = (numbers != 0) & (numbers != 1)
+            table.refuse_cells(name, outside, expected="0 or 1, as data.task is multilabel")
+    if kind == "soft":
+        values = _normalise_shares(table, columns, values)
+    return values
 
 
 def _normalise_shares(

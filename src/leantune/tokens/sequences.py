@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.system.errors import TableError
-from leantune.tokens.tokens import Texts, TokenizedTexts, TokenizingProgress, check_tokenizer, tokenize
+from leantune.tokens.tokens import (
+    Texts,
+    TokenizedTexts,
+    TokenizingProgress,
+    check_tokenizer,
+    tokenize,
+    tokenize_in_memory,
+)
 from leantune.tokens.truncation import Sequences, TokenSettings, discover_template, truncate
 
 WORD_MARK = "▁"
@@ -25,15 +32,17 @@ def make_sequences(
     vocabulary_size: int,
     position_limit: int | None,
     describe_place: Callable[[int], str],
+    cached: bool = True,
 ) -> Generator[TokenizingProgress, None, Sequences]:
     """Return the sequences of N rows, yielding progress while they are tokenized.
 
     `texts` has a column [N] for each text of a row. `position_limit` is the longest sequence that the model takes; None
-    is the tokenizer's own limit. `describe_place` names the file and row of a row's index, for messages. Raises
-    `ModelError` for a tokenizer that is not this model's, and `TableError` for a text without a single token.
+    is the tokenizer's own limit. `describe_place` names the file and row of a row's index, for messages. Without
+    `cached`, the tokens stay in memory and no file is written. Raises `ModelError` for a tokenizer that is not this
+    model's, and `TableError` for a text without a single token.
     """
     check_tokenizer(tokenizer, vocabulary_size)
-    tokenized = yield from tokenize(texts, tokenizer)
+    tokenized = (yield from tokenize(texts, tokenizer)) if cached else tokenize_in_memory(texts, tokenizer)
     template = discover_template(tokenizer, pair=len(texts) == 2)
     limit = position_limit or min(tokenizer.model_max_length, sys.maxsize)
     sequences = truncate(tokenized, template, settings, limit)

@@ -195,8 +195,7 @@ def tokenize(
     TOKENIZERS_PARALLELISM or RAYON_NUM_THREADS. Found in the cache, nothing is yielded. Raises ValueError for nulls,
     and SettingsError where LEANTUNE_CACHE_BYTES is no whole number.
     """
-    if any(text.null_count for text in texts):
-        raise ValueError("texts hold nulls, which have no tokens")
+    _refuse_nulls(texts)
     limit = limit_bytes()
     name = f"{_cache_key(texts, tokenizer)}.arrow"
     path = token_folder(cache_dir) / name
@@ -220,6 +219,20 @@ def tokenize(
                 f"{path}: tokens cannot be written: {error.strerror}; {remedy(error)}, then try again"
             ) from None
         return _map(path)
+
+
+def tokenize_in_memory(texts: Texts, tokenizer: PreTrainedTokenizerBase) -> TokenizedTexts:
+    """Tokenize every text as `tokenize` does, but write no file: for texts that are read once. Raises ValueError for
+    nulls."""
+    _refuse_nulls(texts)
+    starts = range(0, len(texts[0]), ROWS_PER_CHUNK)
+    batches = [_encode_rows(texts, tokenizer, start, ROWS_PER_CHUNK) for start in starts]
+    return _tokenized(batches, texts=len(texts), rows_per_chunk=ROWS_PER_CHUNK)
+
+
+def _refuse_nulls(texts: Texts) -> None:
+    if any(text.null_count for text in texts):
+        raise ValueError("texts hold nulls, which have no tokens")
 
 
 def _cache_key(texts: Texts, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -259,8 +272,7 @@ def _write(
     try:
         with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             for start in range(0, rows, rows_per_chunk):
-                columns = [_encode(text.slice(start, rows_per_chunk).to_pylist(), tokenizer) for text in texts]
-                batch = pa.record_batch(columns, schema=schema)
+                batch = _encode_rows(texts, tokenizer, start, rows_per_chunk)
                 writer.write_batch(batch, custom_metadata={"crc32": _checksum(batch)})
                 yield TokenizingProgress(rows_done=min(start + rows_per_chunk, rows), rows=rows)
         partial.replace(path)
@@ -270,6 +282,12 @@ def _write(
 
 def _schema(texts: Texts) -> pa.Schema:
     return pa.schema([(f"text_{number}", pa.large_list(pa.int32())) for number in range(len(texts))])
+
+
+def _encode_rows(texts: Texts, tokenizer: PreTrainedTokenizerBase, start: int, count: int) -> pa.RecordBatch:
+    """Return the tokens of `count` rows from `start` on, or of as many as there are."""
+    columns = [_encode(text.slice(start, count).to_pylist(), tokenizer) for text in texts]
+    return pa.record_batch(columns, schema=_schema(texts))
 
 
 def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> pa.LargeListArray:
@@ -324,7 +342,12 @@ def _is_sound(path: Path, texts: Texts) -> bool:
 def _map(path: Path) -> TokenizedTexts:
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    columns = [[batch.column(text) for batch in batches] for text in range(len(reader.schema))]
+    rows_per_chunk = batches[0].num_rows if batches else ROWS_PER_CHUNK
+    return _tokenized(batches, texts=len(reader.schema), rows_per_chunk=rows_per_chunk)
+
+
+def _tokenized(batches: list[pa.RecordBatch], *, texts: int, rows_per_chunk: int) -> TokenizedTexts:
+    columns = [[batch.column(text) for batch in batches] for text in range(texts)]
     offsets = tuple(tuple(chunk.offsets.to_numpy() for chunk in column) for column in columns)
     return TokenizedTexts(
         counts=tuple(
@@ -333,5 +356,5 @@ def _map(path: Path) -> TokenizedTexts:
         ),
         offsets=offsets,
         values=tuple(tuple(chunk.values.to_numpy() for chunk in column) for column in columns),
-        rows_per_chunk=batches[0].num_rows if batches else ROWS_PER_CHUNK,
+        rows_per_chunk=rows_per_chunk,
     )

@@ -1,7 +1,7 @@
 """Tokens to sequences: what the model reads of each row, special tokens included, at most `max_length` long.
 
 1. `discover_template`: which special tokens and token types the tokenizer puts around a row's texts
-2. `truncate`: how many tokens each text keeps, for all rows at once
+2. `truncate`: how many tokens each text keeps, or in how many windows it is read, for all rows at once
 3. `Sequences`: one row's ids and token types, put together when they are asked for
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +28,38 @@ class TokenSettings(Section):
     """Most tokens of a row, special tokens included; auto is the model's limit: without padding a limit costs nothing,
     and nothing is cut that the model could read."""
 
-    truncation: Literal["head", "tail", "head_tail"] = "head_tail"
-    """Which tokens of a text that is too long stay: its first, its last, or both ends, where most texts say most."""
+    truncation: Literal["head", "tail", "head_tail", "windows"] = "head_tail"
+    """What is read of a row that is too long: its first tokens, its last, both ends, where most texts say most, or all
+    of it in overlapping windows, of which each is as long as allowed. A row has one prediction, made from those of its
+    windows."""
 
     head_fraction: float = Field(default=0.5, ge=0, le=1)
     """With head_tail: the share of the kept tokens that come from the text's start, rounded half up to whole tokens;
     half, since neither end is known to matter more. 1 is head, 0 is tail."""
 
+    stride: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """With windows: tokens from the start of a window to the start of the next; the last window ends where the text
+    ends, so it may start earlier. auto is half of the text tokens that fit into a window. Of a pair, the longer text is
+    read in windows, each beside the whole shorter one; where both are longer than half of what fits, both move on
+    together."""
+
+    window_pooling: Literal["mean", "max"] = "mean"
+    """With windows: what a row's prediction is of the values or probabilities of its windows, their mean or their
+    maximum. The maxima of classes, which add up to more than 1, are divided by their sum."""
+
+    training_windows: Literal["one", "all"] = "one"
+    """With windows: what an epoch reads of a long row. `one` takes another window in each epoch, and costs no more than
+    cutting; after as many epochs as a row has windows, each was read once. `all` reads all of them, and the row's loss
+    is the mean of theirs. Evaluation and prediction always read all."""
+
     unknown: Literal["refuse", "allow"] = "refuse"
     """What to do where more than 90 percent of all tokens are unknown to the tokenizer, as with texts in a script that
     it does not have: refuse to train, or allow it with a warning."""
 
-    used_only_with: ClassVar = {"head_fraction": ("truncation", frozenset({"head_tail"}))}
+    used_only_with: ClassVar = {
+        "head_fraction": ("truncation", frozenset({"head_tail"})),
+        **dict.fromkeys(("stride", "window_pooling", "training_windows"), ("truncation", frozenset({"windows"}))),
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,34 +107,46 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sequences:
-    """What the model reads of each of N rows: lengths in memory, ids put together on demand from the mapped tokens."""
+    """What the model reads of each of N rows: lengths in memory, ids put together on demand from the mapped tokens.
+
+    A row is read in one window, or, where it is too long and `stride` is set, in several of the same length.
+    """
 
     tokenized: TokenizedTexts
     template: Template
     kept: tuple[Int32Array, ...]
-    """[N] tokens that remain of each row's text; one entry a text."""
+    """[N] tokens that a window has of each row's text; one entry a text."""
     head_fraction: Fraction
     """Share of a cut text's remaining tokens that are its first; the rest are its last."""
+    stride: int | None
+    """Tokens from the start of a window to the start of the next; None where what is too long is cut."""
+    pooling: Literal["mean", "max"]
+    """What a row's prediction is of those of its windows."""
+    windows: Int32Array
+    """[N] windows of each row; 1 where it is read whole or cut."""
     max_length: int
     """Most tokens of a row, special tokens included; auto is resolved."""
     lengths: Int32Array
-    """[N] tokens of each row, special tokens included."""
+    """[N] tokens of each window of a row, special tokens included."""
     full_lengths: Int32Array
-    """[N] the same, had nothing been cut."""
+    """[N] tokens of each row, had it been read whole."""
 
-    def ids(self, row: int) -> Int32Array:
-        """Token ids [L] of a row, special tokens included; costs about 5 microseconds."""
+    def ids(self, row: int, window: int = 0) -> Int32Array:
+        """Token ids [L] of a window of a row, special tokens included; costs about 5 microseconds."""
         return self.template.row_ids(
-            [self._cut(self.tokenized.ids(row, text), int(kept[row])) for text, kept in enumerate(self.kept)]
+            [self._cut(self.tokenized.ids(row, text), int(kept[row]), window) for text, kept in enumerate(self.kept)]
         )
 
     def token_types(self, row: int) -> Int32Array | None:
-        """Token types [L] of a row, or None where the tokenizer gives none."""
+        """Token types [L] of each window of a row, or None where the tokenizer gives none."""
         return self.template.row_token_types(kept[row] for kept in self.kept)
 
-    def _cut(self, ids: Int32Array, kept: int) -> Int32Array:
+    def _cut(self, ids: Int32Array, kept: int, window: int) -> Int32Array:
         if kept == len(ids):
             return ids
+        if self.stride is not None:
+            start = min(window * self.stride, len(ids) - kept)
+            return ids[start : start + kept]
         head = _round_half_up(kept, self.head_fraction)
         return np.concatenate((ids[:head], ids[len(ids) - (kept - head) :]))
 
@@ -128,11 +160,18 @@ class Sequences:
     @property
     def truncated_rows(self) -> int:
         """How many rows lost tokens."""
-        return int(np.count_nonzero(self.lengths < self.full_lengths))
+        return 0 if self.stride is not None else int(np.count_nonzero(self.lengths < self.full_lengths))
+
+    @property
+    def windowed_rows(self) -> int:
+        """How many rows are read in more than one window."""
+        return int(np.count_nonzero(self.windows > 1))
 
     @property
     def cut_share(self) -> float:
         """Share of all texts' tokens that was cut, special tokens left out; 0 where there are none."""
+        if self.stride is not None:
+            return 0.0
         texts = sum(int(count.sum(dtype=np.int64)) for count in self.tokenized.counts)
         cut = int((self.full_lengths - self.lengths).sum(dtype=np.int64))
         return cut / texts if texts else 0.0
@@ -197,13 +236,16 @@ def _misfit(tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...]) -> Model
 
 
 def truncate(tokenized: TokenizedTexts, template: Template, settings: TokenSettings, limit: int) -> Sequences:
-    """Decide how many tokens each text keeps: rows that are too long become exactly `max_length` long.
+    """Decide how many tokens each text keeps: rows that are too long become exactly `max_length` long, or so many
+    windows of that length as cover them.
 
     `limit` is the most tokens that the model takes, special tokens included. The texts of a pair share what remains
     beside the special tokens, longest first: the longer is cut down to the other's length, then both evenly, an odd
-    token going to the first. Vectorised: 10 million pairs take a second.
+    token going to the first. Each window has so many tokens of both texts; the window `w` of a text begins `w` strides
+    after its start, or where its last tokens fit. Vectorised: 10 million pairs take a second.
 
-    Raises SettingsError where `max_length` is beyond the limit, or too short for one token of each text.
+    Raises SettingsError where `max_length` is beyond the limit, or too short for one token of each text, and where the
+    stride is so long that tokens between two windows would not be read.
     """
     max_length = limit if settings.max_length == "auto" else settings.max_length
     smallest = template.special_count + template.texts
@@ -217,12 +259,17 @@ def truncate(tokenized: TokenizedTexts, template: Template, settings: TokenSetti
             f"tokens.max_length is {max_length}, but {template.special_count} special tokens and one token of each "
             f"text need {smallest}: set it to {smallest} or more, or to auto"
         )
-    kept = _kept_counts(tokenized.counts, max_length - template.special_count)
+    budget = max_length - template.special_count
+    kept = _kept_counts(tokenized.counts, budget)
+    stride = _stride(settings, budget, template) if settings.truncation == "windows" else None
     return Sequences(
         tokenized=tokenized,
         template=template,
         kept=kept,
-        head_fraction=_head_fraction(settings),
+        head_fraction=share_of_head(settings),
+        stride=stride,
+        pooling=settings.window_pooling,
+        windows=_window_counts(tokenized.counts, kept, stride),
         max_length=max_length,
         lengths=_row_lengths(kept, template),
         full_lengths=_row_lengths(tokenized.counts, template),
@@ -240,6 +287,29 @@ def _kept_counts(counts: tuple[Int32Array, ...], budget: int) -> tuple[Int32Arra
     return kept_first.astype(np.int32), kept_second.astype(np.int32)
 
 
+def _stride(settings: TokenSettings, budget: int, template: Template) -> int:
+    """Return the stride of windows that have `budget` tokens of a row's texts."""
+    if settings.stride == "auto":
+        return max(budget // 2, 1)
+    longest = budget // template.texts  # of a pair, a text that does not fit keeps half of the budget or more
+    if settings.stride > longest:
+        of_what = "a text" if template.texts == 1 else "each text of a pair, where both are long,"
+        raise SettingsError(
+            f"tokens.stride is {settings.stride}, but a window has only {longest} tokens of {of_what} beside the "
+            f"special tokens, and those between two windows would not be read: set it to {longest} or less, or to auto"
+        )
+    return settings.stride
+
+
+def _window_counts(counts: tuple[Int32Array, ...], kept: tuple[Int32Array, ...], stride: int | None) -> Int32Array:
+    """[N] windows of each row: as many as the text needs that needs most."""
+    windows = np.ones(len(counts[0]), np.int32)
+    if stride is not None:
+        for count, part in zip(counts, kept, strict=True):
+            np.maximum(windows, 1 - (part - count) // stride, out=windows)  # 1 + the rest / stride, rounded up
+    return windows
+
+
 def _row_lengths(counts: tuple[Int32Array, ...], template: Template) -> Int32Array:
     lengths = np.full(len(counts[0]), template.special_count, np.int32)
     for count in counts:
@@ -247,10 +317,13 @@ def _row_lengths(counts: tuple[Int32Array, ...], template: Template) -> Int32Arr
     return lengths
 
 
-def _head_fraction(settings: TokenSettings) -> Fraction:
-    """The share as the user wrote it: 0.29 of 50 tokens is 14.5, but in floating point a little less."""
+def share_of_head(settings: TokenSettings) -> Fraction:
+    """Return which share of the tokens that stay of a cut text are its first.
+
+    As the user wrote it: 0.29 of 50 tokens is 14.5, but in floating point a little less.
+    """
     match settings.truncation:
-        case "head":
+        case "head" | "windows":
             return Fraction(1)
         case "tail":
             return Fraction(0)

@@ -28,11 +28,13 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a stage before training is, for the display only."""
+    """How far a stage other than training is, for the display only."""
 
     stage: str
     done: int
     total: int
+    rows_per_second: float | None = None
+    """How fast it goes, where it may take long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ class Evaluation:
     step: int
     epoch: float
     metrics: dict[str, float | None]
+    metric: str
+    """The one of them that chooses the best evaluation."""
     is_best: bool
     """Better than every evaluation of this fold before it."""
     predictions: NDArray[np.float64]

@@ -1,13 +1,14 @@
 """The training loop of one fold, as a generator of events: the caller records, shows and saves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leantune.batches.batch import Rows, TrainingBatch, make_training_batch
-from leantune.batches.plan import EpochPlan, MicroBatch, Order, Padding, plan_epoch
+from leantune.batches.plan import EpochPlan, MicroBatch, Order, Padding, WindowsRead, plan_epoch
 from leantune.encoder.head import answers_in_units
 from leantune.encoder.model import Encoder
 from leantune.system.errors import TrainingError
@@ -56,6 +57,8 @@ class Fold:
     metric: MetricName | Metric
     seed: int
     checkpoint: CheckpointSettings
+    windows_read: WindowsRead = "one"
+    """What an epoch reads of a row that is read in several windows."""
     scale: Scale | None = None
     """Of the training rows' targets, in units of which they are learned; None where they are learned as they are."""
 
@@ -124,7 +127,9 @@ def train_fold(
             total_steps=fold.total_steps,
         )
     clock.enter("train")
-    measured = rows  # whose targets are in the table's units
+    measured = rows  # whose targets are in the table's units, and whose weights are those of whole rows
+    if fold.windows_read == "all":  # each window has its share of the row's weight
+        rows = replace(rows, weights=rows.weights / rows.sequences.windows)
     if fold.scale is not None:
         rows = replace(rows, targets=fold.scale.standardize(rows.targets))
     plan: EpochPlan | None = None
@@ -144,7 +149,7 @@ def train_fold(
             plan = _plan(rows, fold, epoch, limit)
         planned = plan.step(index)
         numbers = [fold.training_rows[micro] for micro in planned.micro_batches]
-        total_weight = float(rows.weights[fold.training_rows[planned.rows]].sum()) or 1.0
+        total_weight = float(measured.weights[fold.training_rows[planned.rows]].sum()) or 1.0
         learning_rate = learning_rate_at(state.schedule_step, fold.total_steps, fold.optimizer)
         if not encoder.model.training:  # loaded, or just evaluated
             encoder.model.train()
@@ -155,6 +160,7 @@ def train_fold(
                 fold,
                 state,
                 numbers,
+                windows=planned.windows,
                 total_weight=total_weight,
                 task=task,
                 precision=precision,
@@ -220,6 +226,7 @@ def _evaluate(
         step=state.step,
         epoch=state.step / fold.steps_per_epoch,
         metrics=metrics,
+        metric=name_of(fold.metric),
         is_best=is_best,
         predictions=predicted.values,
         rows=len(fold.validation_rows),
@@ -260,12 +267,14 @@ def _attempt(
     state: TrainState,
     numbers: list[NDArray[np.int64]],
     *,
+    windows: Sequence[NDArray[np.int64]] | None,
     total_weight: float,
     task: Task,
     precision: Precision,
     learning_rate: float,
 ) -> StepResult | NDArray[np.int64]:
-    """Take a step of the micro-batches `numbers`, or return the one for which there was no memory.
+    """Take a step of the micro-batches `numbers`, of which `windows` are read, or return the one for which there was no
+    memory.
 
     In that case, and where `Stopped` is raised, all is as if the step had never begun.
     """
@@ -274,7 +283,7 @@ def _attempt(
         return optimizer_step(
             encoder,
             state.optimizer,
-            _batches(encoder, rows, fold, numbers, precision),
+            _batches(encoder, rows, fold, numbers, windows=windows, precision=precision),
             total_weight=total_weight,
             task=task,
             precision=precision,
@@ -290,6 +299,7 @@ def _attempt(
 
 
 def _plan(rows: Rows, fold: Fold, epoch: int, micro_batch: MicroBatch) -> EpochPlan:
+    windows = rows.sequences.windows[fold.training_rows]
     return plan_epoch(
         rows.sequences.lengths[fold.training_rows],
         batch_size=fold.batching.batch_size,
@@ -298,15 +308,28 @@ def _plan(rows: Rows, fold: Fold, epoch: int, micro_batch: MicroBatch) -> EpochP
         padding=fold.batching.padding,
         seed=fold.seed,
         epoch=epoch,
+        windows=windows if (windows > 1).any() else None,
+        windows_read=fold.windows_read,
     )
 
 
 def _batches(
-    encoder: Encoder, rows: Rows, fold: Fold, micro_batches: list[NDArray[np.int64]], precision: Precision
+    encoder: Encoder,
+    rows: Rows,
+    fold: Fold,
+    micro_batches: list[NDArray[np.int64]],
+    *,
+    windows: Sequence[NDArray[np.int64]] | None,
+    precision: Precision,
 ) -> Iterator[TrainingBatch]:
     """Yield the batches of row numbers [n] each; raises `Stopped` before one where that was asked for."""
-    for numbers in micro_batches:
+    for numbers, read in zip(micro_batches, repeat(None) if windows is None else windows, strict=False):
         check()
         yield make_training_batch(
-            rows, numbers, pad_id=encoder.pad_id, padding=fold.batching.padding, device=precision.device
+            rows,
+            numbers,
+            windows=read,
+            pad_id=encoder.pad_id,
+            padding=fold.batching.padding,
+            device=precision.device,
         )

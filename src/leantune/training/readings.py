@@ -99,7 +99,7 @@ class Readings:
                 learning_rate=waiting.learning_rate,
                 gradient_norm=None if skipped else norm,
                 skipped=skipped,
-                rows=sum(len(micro) for micro in lengths),
+                rows=len(np.unique(np.concatenate(waiting.numbers))),
                 tokens=sum(int(micro.sum()) for micro in lengths),
                 computed_tokens=sum(padded_tokens(micro, self._padding) for micro in lengths),
                 tokens_per_second=speed,
@@ -119,13 +119,13 @@ class _Waiting:
     result: StepResult
     learning_rate: float
     numbers: list[NDArray[np.int64]]
-    """Rows of each micro-batch."""
+    """Rows of each micro-batch, each once for every window that was read of it."""
     lengths: list[NDArray[np.int32]]
     """Their sequence lengths."""
 
 
 def _describe_rows(numbers: list[NDArray[np.int64]]) -> str:
     """Name rows as tables do, from 1, in the table's order."""
-    found = [str(number + 1) for number in sorted(np.concatenate(numbers).tolist())]
+    found = [str(number + 1) for number in np.unique(np.concatenate(numbers)).tolist()]
     more = f" and {len(found) - MOST_NAMED_ROWS} more" if len(found) > MOST_NAMED_ROWS else ""
     return f"the rows {', '.join(found[:MOST_NAMED_ROWS])}{more}"

@@ -146,7 +146,7 @@ def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64]) 
 def _soft(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> dict[str, float | None]:
     shares = targets.astype(np.float64)
     return {
-        "log_loss": float((shares * -_log(predictions)).sum(axis=1).mean()),
+        "log_loss": float((shares * -probability_logarithms(predictions)).sum(axis=1).mean()),
         "accuracy": float(sk.accuracy_score(shares.argmax(axis=1), predictions.argmax(axis=1))),
         "mae": float(sk.mean_absolute_error(shares, predictions)),
         "rmse": float(sk.mean_squared_error(shares, predictions)) ** 0.5,
@@ -178,10 +178,10 @@ def _areas(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[float
 
 
 def _log_loss(probability_of_truth: NDArray[np.float64]) -> float:
-    return float(-_log(probability_of_truth).mean())
+    return float(-probability_logarithms(probability_of_truth).mean())
 
 
-def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def probability_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return their logarithms; a probability of zero counts as float32's smallest step, as in scikit-learn."""
     logarithms: NDArray[np.float64] = np.log(np.clip(probabilities, np.finfo(np.float32).eps, 1.0))
     return logarithms
