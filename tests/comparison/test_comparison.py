@@ -687,6 +687,33 @@ def test_unlike_numbers_of_evaluations_are_told_since_the_best_of_many_flatters(
     )
 
 
+@pytest.mark.parametrize(("rate", "is_told"), [(8.4e11, False), (4.5e11, True)])
+def test_a_machine_that_computed_slower_before_a_run_is_told(tmp_path, rate, is_told):
+    folder = write_experiment(tmp_path)
+    file = run_folder(folder, "other", 0, 1) / "metrics.json"
+    change_json(file, lambda metrics: metrics["overall"]["matrix_rate"].update(flops_per_second=rate))
+    assert (
+        "reached 450 GFLOP/s before other fold 0 seed 1 and 1,000 before plain" in notes_of(compare_runs(folder))
+    ) is (is_told)
+
+
+def test_rates_of_other_products_are_not_held_against_each_other(tmp_path):
+    folder = write_experiment(tmp_path)
+    file = run_folder(folder, "other", 0, 1) / "metrics.json"
+    rate = {"flops_per_second": 4e12, "measured_on": "bfloat16 2048 x 2048 x 2048"}
+    change_json(file, lambda metrics: metrics["overall"].update(matrix_rate=rate))
+    assert compare_runs(folder).notes == ()
+
+
+def test_every_metric_of_the_task_has_a_mean_and_the_chosen_one_is_first(tmp_path):
+    metrics = (
+        compare_runs(write_experiment(tmp_path, quality=[[[0.5, 0.6, 0.7]], [[0.4, 0.5, 0.6]]])).recipes[1].metrics
+    )
+    assert next(iter(metrics)) == "rmse"
+    assert metrics["rmse"] == pytest.approx(0.5)
+    assert set(metrics) == {"rmse", "mse", "mae", "r2", "pearson", "spearman"}
+
+
 def test_unlike_versions_and_revisions_are_told_and_do_not_stop_the_report(tmp_path):
     def environment(recipe: str, fold: int, seed: int) -> dict[str, Any]:
         if (recipe, seed) == ("plain", 0):

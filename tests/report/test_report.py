@@ -150,7 +150,7 @@ def test_the_json_has_stable_names() -> None:
     top = "experiment metric lower_is_better baseline task method notes folds seeds rows data measures recipes model"
     assert set(record) == {*top.split(), "yardsticks", "tolerance", "memory_of", "environment", "started", "command"}
     recipe = record["recipes"]["batch_16"]
-    assert set(recipe) == {"differs", "runs", "means", "spreads", "effects", "reached"}
+    assert set(recipe) == {"differs", "runs", "means", "metrics", "spreads", "effects", "reached"}
     assert recipe["differs"]["batching.batch_size"] == {"baseline": 32, "recipe": 16}
     names = "estimate low high adjusted_p pairs verdict reason seed_error row_error more_seeds"
     assert set(recipe["effects"]["quality_best"]) == set(names.split())
@@ -181,6 +181,13 @@ def test_without_yardsticks_a_report_does_not_speak_of_them() -> None:
     for text in (report_html(older), report_md(older)):
         assert "linear model" not in text
         assert "constant answer" not in text
+
+
+def test_every_metric_stands_in_a_table_the_chosen_one_first() -> None:
+    for text in (report_html(TYPICAL), report_md(TYPICAL)):
+        part = text[text.index("Every metric") :]
+        assert part.index("rmse") < part.index("mae")
+        assert part.count("0.4000") == len(TYPICAL.recipes)
 
 
 def test_what_is_no_number_is_null_in_the_json() -> None:
@@ -297,7 +304,7 @@ def test_the_page_is_one_file_that_loads_nothing(comparison: Comparison) -> None
     page = Page(html)
     assert page.open == []
     assert page.count("h1") == 1
-    assert page.count("table") == 4
+    assert page.count("table") == 5
     assert page.elements[0] == ("html", {"lang": "en"})
 
 
@@ -393,7 +400,7 @@ def test_a_browser_draws_the_page_and_has_nothing_to_say(folder: Path) -> None:
     assert seen.console == []
     assert seen.requests == []
     page = Page(seen.dom.replace("<!--", ""))
-    assert page.count("table") == 4
+    assert page.count("table") == 5
     assert page.count("figure") == 11
     assert page.count("script") == 0
 

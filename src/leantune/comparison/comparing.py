@@ -34,6 +34,9 @@ from leantune.system.settings import flatten
 NOT_A_CHANGE = ("seed", "fold", "data.path", "data.validation", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""
 
+DISTURBED = 1.2
+"""Rates of one product that differ by more than so many times are told: the machine was not the same."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecipeResult:
@@ -48,6 +51,8 @@ class RecipeResult:
     (time_to_quality and quality_at_equal_time have none)."""
     spreads: dict[str, float | None]
     """Measure -> sample standard deviation over those runs; None for fewer than two."""
+    metrics: dict[str, float | None]
+    """Every metric of the task, the chosen one first -> mean over the runs, at the evaluation that is best by it."""
     effects: dict[str, Effect]
     """Measure -> effect; empty for the baseline."""
     reached: tuple[int, int]
@@ -160,6 +165,7 @@ def compare_runs(folder: Path) -> Comparison:
                 cells=own,
                 means={m.name: _mean(m, _values(m, own, memory_of)) for m in measures},
                 spreads={m.name: _spread(_values(m, own, memory_of)) for m in measures},
+                metrics=_all_metrics(first.metric, own),
                 effects=effects[name],
                 reached=reached[name],
             )
@@ -278,6 +284,17 @@ def _add_scatter(plan: Plan, cells: Mapping[str, Sequence[Cell]], effects: dict[
             seed_error=float(np.std(d, ddof=1) / len(d) ** 0.5) if len(d) > 1 else None,
             row_error=errors.get(name),
         )
+
+
+def _all_metrics(chosen: str, cells: Sequence[Cell]) -> dict[str, float | None]:
+    """Return the mean of every metric over the finished runs, the chosen one first; None where one is not defined."""
+    found = [cell.result.scores["best"] for cell in cells if cell.result is not None]
+    names = dict.fromkeys([chosen, *(name for scores in found for name in scores if name != "step")])
+    values = {name: [scores.get(name) for scores in found] for name in names}
+    return {
+        name: float(np.mean([v for v in own if v is not None])) if own and None not in own else None
+        for name, own in values.items()
+    }
 
 
 def _values(measure: Measure, cells: Sequence[Cell], memory_of: MemoryOf) -> list[float]:
@@ -409,6 +426,7 @@ def _notes(
     resumed = [label for label, run in runs.items() if run.environment.get("resumed")]
     if resumed:
         yield f"Interrupted, and went on from a checkpoint; their times leave out what was lost: {_listed(resumed)}."
+    yield from _disturbed(runs)
     yield from _evaluation_counts(cells)
     yield from variations({label: _circumstances(run) for label, run in runs.items()})
     for own in cells.values():
@@ -452,6 +470,23 @@ def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
             f"Recipes were not evaluated equally often ({', '.join(parts)}): the best of more evaluations flatters, so "
             "look at the last."
         )
+
+
+def _disturbed(runs: Mapping[str, RunResult]) -> Iterator[str]:
+    """Say where the machine computed much slower just before one run than before another: their times then differ."""
+    rates: dict[str, dict[str, float]] = {}
+    for label, run in runs.items():
+        rate = run.overall.get("matrix_rate")
+        if isinstance(rate, dict) and isinstance(rate.get("flops_per_second"), int | float):
+            rates.setdefault(str(rate.get("measured_on")), {})[label] = rate["flops_per_second"]
+    for product, found in rates.items():
+        slowest, fastest = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+        if found[fastest] > DISTURBED * found[slowest]:
+            yield (
+                f"The machine did not run alike: a product of matrices ({product}) reached "
+                f"{found[slowest] / 1e9:,.0f} GFLOP/s before {slowest} and {found[fastest] / 1e9:,.0f} before "
+                f"{fastest}. Something else was running, or the machine was throttled: look at the times with care."
+            )
 
 
 def _range(counts: list[int]) -> str:

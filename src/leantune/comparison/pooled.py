@@ -125,7 +125,8 @@ def describe_pooled(recipes: Sequence[str]) -> tuple[str, ...]:
         "Times, speed and memory are compared as ratios: the estimate is the geometric mean of recipe / baseline over "
         "the pairs. The runs of one fold and seed follow each other on one machine, so the scatter is estimated from "
         "all recipes together (two-way analysis of the logarithms), and the intervals hold for all recipes together "
-        "(Dunnett 1955)."
+        "(Dunnett 1955). Where a recipe, or all of them against the baseline, scatter more than that, the larger "
+        "scatter counts, and few runs make the critical value a little larger."
         if len(recipes) > 1
         else "Times, speed and memory are compared as ratios: the estimate is the geometric mean of recipe / baseline "
         "over the pairs, with a t interval of the logarithms.",

@@ -107,6 +107,7 @@ def report_json(comparison: Comparison) -> dict[str, Any]:
             "differs": {name: {"baseline": a, "recipe": b} for name, (a, b) in recipe.differs.items()},
             "runs": [_run_record(comparison, cell) for cell in recipe.cells],
             "means": recipe.means,
+            "metrics": recipe.metrics,
             "spreads": recipe.spreads,
             "effects": {name: _effect_record(effect) for name, effect in recipe.effects.items()},
             "reached": {"pairs": recipe.reached[0], "of": recipe.reached[1]},
@@ -208,6 +209,10 @@ def _view(comparison: Comparison) -> dict[str, Any]:
             _row(index, recipe, main, more, len(comparison.folds)) for index, recipe in enumerate(comparison.recipes)
         ],
         "yardsticks": [_yardstick_row(name, value, main) for name, value in comparison.yardsticks.items()],
+        "metrics": [
+            (name, [value_text(recipe.metrics.get(name), "") for recipe in comparison.recipes])
+            for name in dict.fromkeys(name for recipe in comparison.recipes for name in recipe.metrics)
+        ],
         "runs": list(_runs(comparison)),
         "facts": list(_facts(comparison)),
     }
