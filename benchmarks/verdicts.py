@@ -1,6 +1,6 @@
 """How often do the verdicts of a comparison err? Simulated experiments whose truth is known.
 
-    .venv/bin/python benchmarks/verdicts.py            all tables, as docs/design/0008-verdicts.md shows them
+    .venv/bin/python benchmarks/verdicts.py            all tables, as docs/design/0012-verdicts.md shows them
     .venv/bin/python benchmarks/verdicts.py --draws 2000 ratios
 
 Nothing is trained: numbers are drawn, and judged by the code that judges runs.

@@ -4,7 +4,7 @@
 
 Runs of one fold and seed follow each other on one machine, and what scatters is the machine, so that every recipe tells
 something of the scatter of every other. With two seeds a pair of recipes has one degree of freedom, and four recipes
-together have three. `docs/design/0008-verdicts.md` has the reasons, and what simulation says of it.
+together have three. `docs/design/0012-verdicts.md` has the reasons, and what simulation says of it.
 """
 
 import math
