@@ -58,6 +58,12 @@ def classes(trained: Callable[..., Path]) -> Path:
         ("xlm-roberta", "regression", {"data__text": ["text", "other"], "tokens__truncation": "head"}),
         ("deberta-v2", "regression", {"tokens__head_fraction": 0.3}),  # whose rows are padded
         ("modernbert", "multiclass", {"batching__layout": "fixed"}),
+        ("bert", "regression", {"tokens__truncation": "windows"}),
+        (
+            "roberta",
+            "multiclass",
+            {"data__text": ["text", "other"], "tokens__truncation": "windows", "tokens__window_pooling": "max"},
+        ),
     ],
 )
 def test_predict_repeats_the_runs_own_predictions(
