@@ -11,6 +11,7 @@ import numpy as np
 from leantune.comparison import Cell, Comparison, Effect, Measure, RecipeResult
 from leantune.comparison.paired import Estimate
 from leantune.comparison.results import EvaluationPoint, RunResult
+from leantune.comparison.tolerance import Tolerance
 
 STEPS = 150
 GIB = 2**30
@@ -119,26 +120,26 @@ def make_effect(measure: Measure, baseline: Sequence[Cell], cells: Sequence[Cell
     both = [(value_of(a, of), value_of(b, of)) for a, b in zip(baseline, cells, strict=True)]
     pairs = [(a, b) for a, b in both if a is not None and b is not None]
     if not pairs:
-        return Effect(
-            measure=measure, estimate=None, adjusted_p=None, verdict="inconclusive", reason="no pair has finished"
-        )
+        return Effect(measure=measure, estimate=None, verdict="inconclusive", reason="no pair has finished")
     ratio = measure.kind == "ratio"
     differences = np.array([math.log(b / a) if ratio else b - a for a, b in pairs])
     mean, back = float(differences.mean()), math.exp if ratio else float
     if len(pairs) == 1 or np.ptp(differences) == 0:
-        bare = Estimate(value=back(mean), low=None, high=None, p_value=None, grid=(1, len(pairs)))
+        bare = Estimate(value=back(mean), low=None, high=None, p_value=None, pairs=len(pairs))
         reason = "one pair" if len(pairs) == 1 else "no spread over the pairs"
-        return Effect(measure=measure, estimate=bare, adjusted_p=None, verdict="inconclusive", reason=reason)
+        return Effect(measure=measure, estimate=bare, verdict="inconclusive", reason=reason)
     half = 2.6 * float(differences.std(ddof=1)) / math.sqrt(len(pairs))
     low, high = mean - half, mean + half
+    tolerance = 0.022 if measure.unit == "" else None
+    is_as_good = tolerance is not None and -tolerance <= low and high <= tolerance
     good = high < 0 if measure.lower_is_better else low > 0
     bad = low > 0 if measure.lower_is_better else high < 0
     return Effect(
         measure=measure,
-        estimate=Estimate(value=back(mean), low=back(low), high=back(high), p_value=0.01, grid=(1, len(pairs))),
-        adjusted_p=0.03,
-        verdict="better" if good else "worse" if bad else "inconclusive",
+        estimate=Estimate(value=back(mean), low=back(low), high=back(high), p_value=0.01, pairs=len(pairs)),
+        verdict="as good" if is_as_good else "better" if good else "worse" if bad else "inconclusive",
         reason="",
+        tolerance=tolerance,
     )
 
 
@@ -179,6 +180,7 @@ def make_comparison(
         metric="rmse",
         lower_is_better=True,
         yardsticks={"linear": 0.71, "constant": 1.63},
+        tolerance=Tolerance(value=0.022, said="As good means that the whole interval lies within 0.022 of rmse."),
         measures=MEASURES,
         baseline=baseline,
         recipes=tuple(results),
@@ -216,6 +218,7 @@ def _make_result(name: str, what: dict[str, Any], cells: tuple[Cell, ...], basel
         cells=cells,
         means={measure: float(np.mean(v)) if v else None for measure, v in values.items()},
         spreads={measure: float(np.std(v, ddof=1)) if len(v) > 1 else None for measure, v in values.items()},
+        metrics={"rmse": float(np.mean(values["quality_best"])) if values["quality_best"] else None, "mae": 0.4},
         effects={} if is_baseline else {m.name: make_effect(m, baseline, cells) for m in MEASURES},
         reached=(len(cells), len(cells)),
     )

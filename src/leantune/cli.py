@@ -263,11 +263,14 @@ def compare(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the experiment, such as base.data.limit=400."),
     ] = None,
+    settle: Annotated[
+        int | None, typer.Option(metavar="N", help="Add seeds until every verdict is given: at most N in all.")
+    ] = None,
 ) -> None:
     """Compare training recipes on the same rows, folds and seeds, with intervals."""
     from leantune.experiments.experiment import compare as compare_recipes
 
-    compare_recipes(experiment, output=output, assignments=tuple(assign or ()))
+    compare_recipes(experiment, output=output, assignments=tuple(assign or ()), settle=settle)
     say(f"{output / 'report.html'}")
 
 

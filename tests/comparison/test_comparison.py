@@ -16,6 +16,7 @@ import yaml
 
 from leantune.comparison import Comparison, Effect, compare_runs
 from leantune.comparison.effects import judge, make_measures
+from leantune.comparison.tolerance import make_tolerance
 from leantune.system.errors import RunFolderError
 from synthetic_experiments import run_folder, write_example, write_experiment, write_run
 
@@ -269,14 +270,14 @@ def test_a_difference_that_is_not_sure_is_inconclusive_without_a_reason():
 
 def test_one_pair_has_no_interval_and_no_verdict():
     found = judged([[0.5]], other=[[0.1]])["other"]
-    assert (found.verdict, found.reason, found.adjusted_p) == ("inconclusive", "one pair has no interval", None)
+    assert (found.verdict, found.reason) == ("inconclusive", "one pair has no interval")
     assert (found.estimate.value, found.estimate.low) == (pytest.approx(-0.4), None)
 
 
 def test_pairs_that_all_differ_by_the_same_have_no_verdict():
     found = judged([[0.5, 0.75]], other=[[0.25, 0.5]])["other"]
     assert found.reason == "all pairs differ by the same amount: no spread to judge by"
-    assert (found.verdict, found.adjusted_p, found.estimate.value) == ("inconclusive", None, -0.25)
+    assert (found.verdict, found.estimate.p_value, found.estimate.value) == ("inconclusive", None, -0.25)
 
 
 @pytest.mark.parametrize(("name", "verdict"), [("peak_bytes", "better"), ("padding_fraction", "better")])
@@ -288,23 +289,151 @@ def test_what_is_the_same_to_the_byte_in_all_pairs_needs_no_interval(name, verdi
     assert found["same"].verdict == "inconclusive"
 
 
-def test_p_is_corrected_over_the_recipes_that_have_one():
+def test_intervals_hold_for_all_recipes_that_have_one_together():
     baseline = np.zeros((1, 4))
     sure, almost = [[-1.0, -1.01, -1.02, -0.99]], [[-1.0, -0.6, -0.4, -0.2]]
     alone = judged(baseline, almost=almost, one=[[-1.0, np.nan, np.nan, np.nan]])
-    assert alone["almost"].adjusted_p == pytest.approx(alone["almost"].estimate.p_value)
+    assert alone["almost"].estimate.p_value == pytest.approx(0.0486, abs=1e-4)
     assert alone["almost"].verdict == "better"
-    assert alone["one"].adjusted_p is None
 
     found = judged(baseline, almost=almost, sure=sure, same=almost, one=[[-1.0, np.nan, np.nan, np.nan]])
-    assert found["almost"].adjusted_p == pytest.approx(2 * found["almost"].estimate.p_value)
-    assert found["sure"].adjusted_p == pytest.approx(3 * found["sure"].estimate.p_value)
+    assert found["almost"].estimate.p_value == pytest.approx(3 * alone["almost"].estimate.p_value)
     assert found["sure"].verdict == "better"
-    assert found["almost"].estimate.high < 0
-    assert (found["almost"].verdict, found["almost"].reason) == (
-        "inconclusive",
-        "its own 95% interval leaves out zero, but with 3 recipes that is not enough",
+    assert found["almost"].estimate.low < 0 < found["almost"].estimate.high
+    assert (found["almost"].verdict, found["almost"].reason) == ("inconclusive", "")
+
+
+# As good
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict", "reason"),
+    [
+        ([[0.001, -0.002, 0.002, 0.0]], "as good", ""),
+        ([[-0.005, -0.0051, -0.0049, -0.005]], "as good", "it is better, by less than the tolerance"),
+        ([[0.005, 0.0051, 0.0049, 0.005]], "as good", "it is worse, by less than the tolerance"),
+        ([[0.02, 0.0201, 0.0199, 0.02]], "worse", ""),
+        ([[0.0, 0.01, -0.01, 0.02]], "inconclusive", ""),
+    ],
+)
+def test_as_good_means_that_the_whole_interval_lies_within_the_tolerance(differences, verdict, reason):
+    pairs = np.stack([np.zeros((1, 4)), differences], axis=-1)
+    found = judge(RMSE["quality_best"], {"other": pairs}, rows_ratio=0.25, tolerance=0.01)["other"]
+    assert (found.verdict, found.reason, found.tolerance) == (verdict, reason, 0.01)
+
+
+def test_without_a_tolerance_nothing_is_as_good():
+    assert judged([[0.0] * 4], other=[[0.001, -0.002, 0.002, 0.0]])["other"].verdict == "inconclusive"
+
+
+def with_yardstick(folder: Path, constant: float | None) -> Path:
+    for file in folder.glob("runs/*/*/metrics.json"):
+        told = {"linear": None, "constant": None if constant is None else {"rmse": constant}}
+        change_json(file, lambda metrics, told=told: metrics["folds"]["0"].update(yardsticks=told))
+    return folder
+
+
+QUALITY = [[[0.50, 0.60, 0.70]], [[0.501, 0.60, 0.699]]]
+
+
+@pytest.mark.parametrize(
+    ("given", "constant", "value", "said"),
+    [
+        ("auto", 1.1, 0.01, "within 0.01 of rmse: 2% of what plain gains over the constant answer (1.1000 to 0.6000)."),
+        ("10%", 1.1, 0.05, "within 0.05 of rmse: 10% of what plain gains"),
+        (0.03, None, 0.03, "within 0.03 of rmse, as the experiment says."),
+        (None, 1.1, None, "the experiment sets no tolerance"),
+        ("auto", None, None, "the runs have no rmse of the constant answer"),
+        ("auto", 0.55, None, "plain gains nothing over the constant answer (rmse 0.6000, constant 0.5500)"),
+    ],
+)
+def test_the_tolerance_is_the_experiments_or_a_share_of_what_the_baseline_gains(tmp_path, given, constant, value, said):
+    folder = with_yardstick(write_experiment(tmp_path, quality=QUALITY), constant)
+    change_json(folder / "plan.json", lambda plan: plan.update(tolerance=given))
+    comparison = compare_runs(folder)
+    assert comparison.tolerance.value == value
+    assert said in comparison.tolerance.said
+    assert comparison.tolerance.said in comparison.method
+    assert effect(comparison, "quality_best").tolerance == value
+    assert effect(comparison, "train_seconds").tolerance is None
+    assert effect(comparison, "quality_best").verdict == ("as good" if value else "inconclusive")
+
+
+@pytest.mark.parametrize("given", ["some", "0%", "200%", -1, 0, True, [1]])
+def test_a_tolerance_that_is_none_is_refused(tmp_path, given):
+    folder = write_experiment(tmp_path)
+    change_json(folder / "plan.json", lambda plan: plan.update(tolerance=given))
+    assert refusal(folder).startswith(f"{folder / 'plan.json'}: tolerance: found {given!r}, expected auto, null, a num")
+
+
+def test_a_metric_that_should_be_high_gains_upwards():
+    said = {"metric": "accuracy", "lower_is_better": False, "baseline": "plain"}
+    assert make_tolerance("auto", quality=0.9, yardsticks={"constant": 0.5}, **said).value == 0.008
+    assert make_tolerance("auto", quality=0.4, yardsticks={"constant": 0.5}, **said).value is None
+
+
+# How many more seeds
+
+
+@pytest.mark.parametrize("name", ["quality_best", "train_seconds"])
+@pytest.mark.parametrize("folds", [1, 3])
+def test_so_many_more_seeds_of_the_same_scatter_settle_it_and_one_fewer_does_not(name, folds):
+    draw = np.random.default_rng(4)
+    noise = draw.normal(0, 1, (2, folds, 3))
+    noise -= noise.mean()
+    noise[1] += (3.0 if (folds, name) == (3, "quality_best") else 0.35) - noise[1].mean() + noise[0].mean()
+    values = np.exp(0.05 * noise) if name == "train_seconds" else noise
+    pairs = np.stack([values[0], values[1]], axis=-1)
+    found = judge(RMSE[name], {"other": pairs}, rows_ratio=0.25)["other"]
+    assert found.verdict == "inconclusive"
+    assert found.more_seeds is not None
+    again = [
+        judge(RMSE[name], {"other": stretched(pairs, found.more_seeds + extra)}, rows_ratio=0.25)["other"].verdict
+        for extra in (-1, 0)
+    ]
+    assert again == ["inconclusive", "worse"]
+
+
+def stretched(pairs: np.ndarray, more: int) -> np.ndarray:
+    """Pairs with more seeds, the same mean difference, and the same mean squares of folds (a seed), seeds and rest."""
+    ratio = (pairs > 0).all()
+    d = np.log(pairs[..., 1] / pairs[..., 0]) if ratio else pairs[..., 1] - pairs[..., 0]
+    folds, seeds, total = *d.shape, d.shape[1] + more
+    rest = d - d.mean(axis=1, keepdims=True) - d.mean(axis=0) + d.mean()
+    of_seeds = d.mean(axis=0) - d.mean()
+    wide = np.zeros((folds, total))
+    if ratio or folds == 1:  # one variance: of all pairs
+        flat = np.resize([1.0, -1.0], folds * total)
+        flat -= flat.mean()
+        return_d = d.mean() + flat.reshape(folds, total) * d.std(ddof=1) / flat.std(ddof=1)
+    else:
+        squares = (np.square(rest).sum() / ((folds - 1) * (seeds - 1)), folds * of_seeds.var(ddof=1))
+        fold = d.mean(axis=1) - d.mean()
+        own = max(0.0, seeds * fold.var(ddof=1) - squares[0]) / seeds
+        draw = np.random.default_rng(0).normal(size=(folds, total))
+        draw += -draw.mean(axis=1, keepdims=True) - draw.mean(axis=0) + draw.mean()
+        draw *= (squares[0] * (folds - 1) * (total - 1) / np.square(draw).sum()) ** 0.5
+        by_seed = np.random.default_rng(1).normal(size=total)
+        by_seed -= by_seed.mean()
+        by_seed *= (squares[1] / folds) ** 0.5 / by_seed.std(ddof=1)
+        return_d = d.mean() + draw + by_seed + (fold / fold.std(ddof=1) * (own + squares[0] / total) ** 0.5)[:, None]
+    recipe = np.exp(return_d) if ratio else return_d
+    return np.stack([np.ones_like(wide) if ratio else wide, recipe], axis=-1)
+
+
+def test_the_tolerance_counts_among_what_more_seeds_would_settle():
+    pairs = np.stack([np.zeros((1, 3)), [[0.01, -0.01, 0.0]]], axis=-1)
+    without, within = (
+        judge(RMSE["quality_best"], {"other": pairs}, rows_ratio=0.25, tolerance=tolerance)["other"].more_seeds
+        for tolerance in (None, 0.01)
     )
+    assert without is None
+    assert within in range(2, 8)
+
+
+def test_one_seed_does_not_tell_how_many_more_are_needed():
+    found = judged(np.zeros((3, 1)), other=[[0.01], [-0.01], [0.02]])["other"]
+    assert (found.verdict, found.more_seeds) == ("inconclusive", None)
 
 
 def test_a_ratio_is_judged_against_one():
@@ -424,7 +553,7 @@ def test_a_failed_run_is_named_with_its_message_and_left_out(tmp_path):
         "other fold 0 seed 1 failed and is left out: out of memory: buy more "
         "(runs/other-00000001/fold_0-seed_1.log has more).",
         "other has 2 of 3 pairs with plain; missing: fold 0 seed 1.",
-        "For other: 95% intervals: paired t over 2 seeds.",
+        "For other: Intervals of a metric's differences: paired t over 2 seeds, at 95%.",
     )
 
 
@@ -454,7 +583,7 @@ def test_runs_that_have_not_begun_are_counted(tmp_path):
     assert comparison.notes == (
         "3 of 12 runs have not been made yet; `leantune compare experiment.yaml --output dir` makes them.",
         "other has 3 of 6 pairs with plain; missing: fold 0 seed 0, fold 0 seed 1, fold 0 seed 2.",
-        "For other: 95% intervals: paired t over 3 seeds.",
+        "For other: Intervals of a metric's differences: paired t over 3 seeds, at 95%.",
     )
 
 
@@ -467,14 +596,16 @@ def test_missing_pairs_are_named_up_to_six(tmp_path):
 def test_pairs_outside_the_whole_grid_are_told(tmp_path):
     folder = write_experiment(tmp_path, folds=(0, 1), not_made={("other", 1, 2)})
     comparison = compare_runs(folder)
-    assert effect(comparison, "train_seconds").estimate.pairs == 4
+    assert effect(comparison, "quality_best").estimate.pairs == 4
+    assert effect(comparison, "train_seconds").estimate.pairs == 5
     assert (
-        "For other: 95% intervals: corrected resampled t (Nadeau and Bengio 2003) for 2 folds crossed with 2 seeds"
-        in (comparison.notes[-1])
+        "For other: Intervals of a metric's differences: corrected resampled t (Nadeau and Bengio 2003) for 2 folds "
+        "crossed with 2 seeds" in comparison.notes[-1]
     )
     assert comparison.notes[-3:-1] == (
         "other has 5 of 6 pairs with plain; missing: fold 1 seed 2.",
-        "4 of the 5 pairs of other are used: the largest whole grid of folds and seeds, which the intervals need.",
+        "4 of the 5 pairs of other are used for the metric: the largest whole grid of folds and seeds, which its "
+        "intervals need.",
     )
 
 
@@ -499,7 +630,8 @@ def test_a_recipe_without_a_finished_run_has_no_effects(tmp_path):
     )
     comparison = compare_runs(folder)
     assert effect(comparison, "quality_best", "third").estimate is None
-    assert effect(comparison, "quality_best").adjusted_p == effect(comparison, "quality_best").estimate.p_value
+    alone = judged([[0.5, 0.6, 0.7]], other=[[0.4, 0.51, 0.6]])["other"]
+    assert effect(comparison, "quality_best").estimate == alone.estimate
     assert "third has 0 of 3 pairs with plain" in notes_of(comparison)
 
 
@@ -553,6 +685,33 @@ def test_unlike_numbers_of_evaluations_are_told_since_the_best_of_many_flatters(
         "Recipes were not evaluated equally often (plain 2, other 4 to 6): the best of more evaluations flatters, so "
         "look at the last.",
     )
+
+
+@pytest.mark.parametrize(("rate", "is_told"), [(8.4e11, False), (4.5e11, True)])
+def test_a_machine_that_computed_slower_before_a_run_is_told(tmp_path, rate, is_told):
+    folder = write_experiment(tmp_path)
+    file = run_folder(folder, "other", 0, 1) / "metrics.json"
+    change_json(file, lambda metrics: metrics["overall"]["matrix_rate"].update(flops_per_second=rate))
+    assert (
+        "reached 450 GFLOP/s before other fold 0 seed 1 and 1,000 before plain" in notes_of(compare_runs(folder))
+    ) is (is_told)
+
+
+def test_rates_of_other_products_are_not_held_against_each_other(tmp_path):
+    folder = write_experiment(tmp_path)
+    file = run_folder(folder, "other", 0, 1) / "metrics.json"
+    rate = {"flops_per_second": 4e12, "measured_on": "bfloat16 2048 x 2048 x 2048"}
+    change_json(file, lambda metrics: metrics["overall"].update(matrix_rate=rate))
+    assert compare_runs(folder).notes == ()
+
+
+def test_every_metric_of_the_task_has_a_mean_and_the_chosen_one_is_first(tmp_path):
+    metrics = (
+        compare_runs(write_experiment(tmp_path, quality=[[[0.5, 0.6, 0.7]], [[0.4, 0.5, 0.6]]])).recipes[1].metrics
+    )
+    assert next(iter(metrics)) == "rmse"
+    assert metrics["rmse"] == pytest.approx(0.5)
+    assert set(metrics) == {"rmse", "mse", "mae", "r2", "pearson", "spearman"}
 
 
 def test_unlike_versions_and_revisions_are_told_and_do_not_stop_the_report(tmp_path):

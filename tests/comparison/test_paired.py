@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from leantune.comparison.paired import describe_method, holm, paired_estimate, ratio_estimate
+from leantune.comparison.paired import describe_method, paired_estimate, ratio_estimate
 
 # Shares of a pair's variance: what a fold does to all seeds, a seed to all folds, and the rest.
 EFFECTS = {
@@ -255,27 +255,32 @@ def test_the_same_experiments_find_out_methods_that_do_not_cover(method, folds, 
     assert coverage(method, folds, seeds, draws=400, effects=effects) < fewest(400)
 
 
-def false_alarms(draws, folds, seeds, *, recipes, adjust):
+def false_alarms(draws, folds, seeds, *, recipes, together):
     """Share of simulated experiments in which any of the recipes, each as good as the baseline, has p < 0.05."""
     random = np.random.default_rng([7, folds, seeds])
     runs, target = simulate(random, (1 + recipes) * draws, folds, seeds, total_folds=5)
     runs = (runs - target[:, None, None]).reshape(draws, 1 + recipes, folds, seeds)
-    found = [[paired_estimate(d, rows_ratio=0.25).p_value for d in e[1:] - e[0]] for e in runs]
-    return np.mean([min(adjust(p_values)) < 0.05 for p_values in found])
+    return np.mean(
+        [min(paired_estimate(d, rows_ratio=0.25, recipes=together).p_value for d in e[1:] - e[0]) < 0.05 for e in runs]
+    )
 
 
+@pytest.mark.parametrize("recipes", [1, 5])
 @pytest.mark.parametrize(("folds", "seeds"), [(5, 1), (1, 5), (5, 3)])
-def test_a_recipe_that_changes_nothing_is_told_from_the_baseline_in_5_of_100_experiments(folds, seeds):
-    assert false_alarms(400, folds, seeds, recipes=1, adjust=list) <= stats.binom.ppf(0.999, 400, 0.05) / 400
+def test_recipes_that_change_nothing_are_told_from_the_baseline_in_5_of_100_experiments(folds, seeds, recipes):
+    found = false_alarms(300, folds, seeds, recipes=recipes, together=recipes)
+    assert found <= stats.binom.ppf(0.999, 300, 0.05) / 300
 
 
-@pytest.mark.parametrize(("folds", "seeds"), [(5, 1), (1, 5), (5, 3)])
-def test_after_holm_five_recipes_that_change_nothing_are_told_from_the_baseline_in_5_of_100_experiments(folds, seeds):
-    assert false_alarms(300, folds, seeds, recipes=5, adjust=holm) <= stats.binom.ppf(0.999, 300, 0.05) / 300
+def test_each_alone_they_are_told_from_it_more_often():
+    assert false_alarms(400, 5, 1, recipes=5, together=1) > stats.binom.ppf(0.999, 400, 0.05) / 400
 
 
-def test_without_holm_they_are_told_from_it_more_often():
-    assert false_alarms(400, 5, 1, recipes=5, adjust=list) > stats.binom.ppf(0.999, 400, 0.05) / 400
+@given(grids().filter(vary), ratios, st.integers(1, 6), st.integers(1, 3))
+def test_an_interval_for_several_recipes_ends_at_zero_where_its_p_value_is_one_in_twenty(d, rows_ratio, recipes, looks):
+    low = paired_estimate(d, rows_ratio=rows_ratio, recipes=recipes, looks=looks).low
+    found = paired_estimate(d - low, rows_ratio=rows_ratio, recipes=recipes, looks=looks)
+    assert found.p_value == pytest.approx(0.05, rel=1e-6)
 
 
 # No spread
@@ -409,71 +414,22 @@ def test_a_ratio_of_unlike_shapes_is_refused():
         ratio_estimate(np.ones((1, 2)), np.ones((2, 2)), rows_ratio=0.25)
 
 
-# Holm
-
-p_values = st.lists(st.floats(0, 1), max_size=8)
-
-
-@pytest.mark.parametrize(
-    ("p", "adjusted"),
-    [
-        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # the example of most textbooks
-        ([0.01, 0.02, 0.03, 0.04, 0.05], [0.05, 0.08, 0.09, 0.09, 0.09]),  # as R's p.adjust has it
-        ([0.6, 0.7], [1.0, 1.0]),
-        ([0.03], [0.03]),
-        ([], []),
-    ],
-)
-def test_holm_gives_the_known_answers(p, adjusted):
-    assert holm(p) == pytest.approx(adjusted)
-
-
-@given(p_values)
-def test_holm_never_lowers_a_p_value_and_never_exceeds_bonferroni(p):
-    assert all(one <= adjusted <= min(1, len(p) * one) for one, adjusted in zip(p, holm(p), strict=True))
-
-
-@given(p_values)
-def test_holm_keeps_the_order_of_p_values_and_ties(p):
-    pairs = list(zip(p, holm(p), strict=True))
-    assert all(a_new <= b_new for (a, a_new), (b, b_new) in itertools.product(pairs, pairs) if a <= b)
-
-
-@given(p_values, st.randoms(use_true_random=False))
-def test_holm_answers_in_the_order_it_was_asked(p, random):
-    order = random.sample(range(len(p)), len(p))
-    assert holm([p[i] for i in order]) == [holm(p)[i] for i in order]
-
-
-@given(p_values.filter(len), st.data())
-def test_holm_rises_with_every_p_value(p, data):
-    position = data.draw(st.integers(0, len(p) - 1))
-    larger = [*p[:position], data.draw(st.floats(p[position], 1)), *p[position + 1 :]]
-    assert all(after >= before for before, after in zip(holm(p), holm(larger), strict=True))
-
-
-@pytest.mark.parametrize("wrong", [-0.1, 1.1, math.nan])
-def test_holm_refuses_what_is_no_p_value(wrong):
-    with pytest.raises(ValueError, match=f"found {wrong}"):
-        holm([0.5, wrong])
-
-
 # The report's sentences
 
 
 @pytest.mark.parametrize(
     ("folds", "seeds", "said", "unsaid"),
     [
-        (1, 1, ["no interval", "ratios"], ["Holm"]),
-        (1, 5, ["paired t over 5 seeds", "about this one fold only, not about other splits", "Holm 1979"], ["Nadeau"]),
-        (5, 1, ["over 5 folds", "Nadeau and Bengio 2003", "about this one seed"], ["Two seeds", "one fold"]),
+        (1, 1, ["no interval"], ["Bonferroni"]),
+        (1, 5, ["paired t over 5 seeds", "other seeds on this one fold, not about other rows"], ["Nadeau"]),
+        (5, 1, ["over 5 folds", "Nadeau and Bengio 2003", "with this one seed"], ["Two seeds", "one fold"]),
         (5, 2, ["5 folds crossed with 2 seeds", "Nadeau and Bengio 2003", "Two seeds"], ["this one"]),
         (2, 3, ["Two folds"], ["Two seeds"]),
-        (5, 3, ["Banerjee 1960", "log(recipe / baseline)", "for each measure by itself"], ["Two", "this one"]),
+        (5, 3, ["Banerjee 1960", "all 3 hold together in 95% (Bonferroni)"], ["Two", "this one"]),
     ],
 )
 def test_a_report_names_the_method_of_its_grid(folds, seeds, said, unsaid):
-    sentences = describe_method(folds, seeds)
-    assert 2 <= len(sentences) <= 4
+    sentences = describe_method(folds, seeds, 3)
+    assert 1 <= len(sentences) <= 3
     assert all(words in " ".join(sentences) for words in said)
     assert not any(words in " ".join(sentences) for words in unsaid)

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from leantune.experiments.recipes import Experiment, difference, load_experiment, parse_experiment, refuse_equal
+from leantune.experiments.recipes import (
+    Experiment,
+    difference,
+    load_experiment,
+    order_of,
+    parse_experiment,
+    refuse_equal,
+)
 from leantune.system.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +66,38 @@ def test_a_recipe_has_the_base_and_what_it_builds_on() -> None:
 
 def test_runs_are_interleaved_over_recipes() -> None:
     cells = [(cell.seed, cell.fold, cell.recipe.name) for cell in experiment().cells((0, 2))]
-    assert [name for *_, name in cells] == ["plain", "mixed", "all"] * 4
+    forwards = ["plain", "mixed", "all"]
+    assert [name for *_, name in cells] == [
+        *forwards,
+        *forwards[::-1],
+        "all",
+        "plain",
+        "mixed",
+        "mixed",
+        "plain",
+        "all",
+    ]
     assert [cell[:2] for cell in cells[::3]] == [(0, 0), (0, 2), (1, 0), (1, 2)]
     assert len({cell.folder for cell in experiment().cells((0, 2))}) == 12
+
+
+@pytest.mark.parametrize("recipes", [2, 3, 4, 7])
+def test_no_recipe_runs_earlier_or_first_more_often_than_another(recipes: int) -> None:
+    orders = [order_of(recipes, block) for block in range(2 * recipes)]
+    assert all(sorted(order) == list(range(recipes)) for order in orders)
+    for pair in range(0, 2 * recipes, 2):
+        places = [[order.index(recipe) for order in orders[pair : pair + 2]] for recipe in range(recipes)]
+        assert {sum(both) for both in places} == {recipes - 1}
+    assert {[order[0] for order in orders].count(recipe) for recipe in range(recipes)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("auto", "auto"), (0.01, 0.01), (1, 1.0), ("2%", "2%"), ("0.5 %", "0.5 %")]
+)
+def test_a_tolerance_is_a_number_a_share_or_none(given: object, kept: object) -> None:
+    assert experiment(tolerance=given).tolerance == kept
+    assert experiment().tolerance == "auto"
+    assert parse_experiment(SETTINGS | {"tolerance": None}, title="none").tolerance is None
 
 
 @pytest.mark.parametrize(
@@ -80,6 +116,8 @@ def test_runs_are_interleaved_over_recipes() -> None:
         ({"recipes__mixed__from": "mixed"}, ["circle"]),
         ({"seeds": [0, 0]}, ["seeds", "0 stands twice"]),
         ({"folds": [1, -1]}, ["folds", "found -1"]),
+        ({"tolerance": "little"}, ["tolerance", "found", "little", "a share such as 2%"]),
+        ({"tolerance": 0}, ["tolerance", "a number above 0"]),
         ({"seeds": []}, ["seeds", "expected at least one"]),
         ({"seeds": [0, 2**32]}, ["seeds", str(2**32)]),
         ({"seeds": "many"}, ["seeds", "'many'"]),

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from fork_server import Server
 from leantune.experiments.experiment import compare
 from leantune.experiments.recipes import Experiment, parse_experiment
-from leantune.experiments.runner import _Events, _extrapolate, run_experiment
+from leantune.experiments.runner import _Events, _extrapolate, looks_of, run_experiment
 from leantune.report import rebuild_report
 from leantune.system.errors import InputError, RunFolderError, SettingsError
 from leantune.training.events import Plan, RunDone, RunStart, Trial, Waiting
@@ -103,7 +103,9 @@ def test_the_plan_has_an_estimate_from_a_few_steps_and_names_what_differs(
 ) -> None:
     events = run_quietly(settings, tmp_path / "out", estimate=True)
     assert [event.recipe for event in events if isinstance(event, Trial)] == ["plain", "short"]
-    (plan,) = [event for event in events if isinstance(event, Plan)]
+    at_once, plan = [event for event in events if isinstance(event, Plan)]
+    assert events[0] is at_once  # before any trial
+    assert [recipe.seconds for recipe in at_once.recipes] == [None, None]
     assert plan.rows == 60
     assert plan.recipes[0].differs == {}
     assert plan.recipes[1].differs == {"tokens.max_length": 8, "batching.layout": "auto"}
@@ -166,6 +168,55 @@ def test_a_baseline_that_cannot_run_stops_the_experiment_with_its_error(
     settings["base"]["model"] = {"name": str(tmp_path / "no model here")}
     with pytest.raises(SettingsError, match=r"the baseline plain cannot be run: .*no model here"):
         run_quietly(settings, tmp_path / "out", estimate=True)
+
+
+def test_where_only_the_baseline_can_run_nothing_is_trained(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["recipes"] = {"plain": {}, "gone": {"model": {"name": str(tmp_path / "no such model")}}}
+    with pytest.raises(SettingsError, match="only the baseline plain can be run, so nothing would be compared: gone: "):
+        run_quietly(settings, tmp_path / "out", estimate=True)
+    assert not list((tmp_path / "out").glob("runs/*/*/metrics.json"))
+
+
+# Looks that are planned
+
+
+@pytest.mark.parametrize(
+    ("seeds", "most", "looks"), [(3, 12, (3, 6, 12)), (1, 5, (2, 4, 5)), (2, 2, (2,)), (3, 4, (3, 4))]
+)
+def test_looks_double_until_the_most_seeds(seeds: int, most: int, looks: tuple[int, ...]) -> None:
+    assert looks_of(seeds, most) == looks
+
+
+def test_seeds_are_added_until_everything_is_settled_or_all_are_used(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["seeds"] = [5]
+    folder = tmp_path / "out"
+    events = list(run_experiment(load(settings), folder, command="leantune compare", estimate=False, settle=3))
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["looks"] == [2, 3]
+    assert plan["seeds"] in ([5, 6], [5, 6, 7])
+    assert plan["seeds"] == sorted({event.seed for event in events if isinstance(event, RunStart)})
+    comparison = rebuild_report(folder)
+    assert comparison.is_settled() or comparison.seeds == (5, 6, 7)
+    assert any("it was planned to look at 2 and 3 seeds" in sentence for sentence in comparison.method)
+    again = list(run_experiment(load(settings), folder, command="leantune compare", estimate=False, settle=3))
+    assert started(again) == []
+    with pytest.raises(RunFolderError, match="were planned with looks at 2, 3 seeds, and this command plans one look"):
+        run_quietly(settings, folder)
+
+
+def test_looks_are_planned_before_the_first_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    run_quietly(settings, tmp_path / "out")
+    with pytest.raises(RunFolderError, match="were planned with one look, and this command plans looks at 2, 4 seeds"):
+        list(run_experiment(load(settings), tmp_path / "out", command="", estimate=False, settle=4))
+
+
+@pytest.mark.parametrize("settle", [0, 1, 2])
+def test_settling_needs_as_many_seeds_as_the_experiment_has(
+    settings: dict[str, Any], tmp_path: Path, settle: int
+) -> None:
+    settings["seeds"] = [0, 1, 2]
+    with pytest.raises(SettingsError, match=f"--settle: found {settle}, expected the most seeds"):
+        list(run_experiment(load(settings), tmp_path / "out", command="", estimate=False, settle=settle))
 
 
 def test_all_folds_are_those_that_the_table_has(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -287,7 +338,7 @@ def test_an_experiment_killed_in_its_third_run_goes_on_to_the_report_of_an_unint
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     process = server.begin("compare", "mine.yaml", "--output", "killed", folder=tmp_path)
     runs = tmp_path / "killed" / "runs"
-    third = "plain-*/fold_0-seed_1/events.jsonl"
+    third = "short-*/fold_0-seed_1/events.jsonl"  # the second block runs backwards
     wait_for(lambda: not process.is_running() or any('"step"' in p.read_text() for p in runs.glob(third)))
     assert process.is_running(), (tmp_path / "said.txt").read_text()
     (worker,) = psutil.Process(process.pid).children()
@@ -380,6 +431,7 @@ def test_a_stopped_comparison_leaves_with_128_and_the_signal_and_goes_on_in_the_
     code, said = stopped_in_its_steps(server, tmp_path, signal.SIGINT)
     assert code == 128 + signal.SIGINT
     assert "Traceback" not in said
+    assert "To go on: leantune compare" in said
     (saved,) = (tmp_path / "out").glob("runs/plain-*/fold_0-seed_0/fold_0/checkpoint/step_*")
 
     assert started(run_quietly(settings, tmp_path / "out")) == [("plain", 0), ("short", 0)]

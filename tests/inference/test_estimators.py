@@ -13,7 +13,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MultiLabelBinarizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -21,6 +21,7 @@ from sklearn.utils.validation import validate_data
 
 import leantune
 from leantune import TextClassifier, TextRegressor
+from leantune.inference.file import PredictOptions, predict_file
 from leantune.system.errors import SettingsError, TableError
 from tiny_encoders import make_texts
 
@@ -130,6 +131,12 @@ def test_texts_may_be_held_by_anything(regressor, hold):
     assert regressor.predict(hold(TEXTS)).tolist() == regressor.predict(TEXTS).tolist()
 
 
+def test_a_run_of_a_table_in_memory_predicts_a_file(regressor, tmp_path):
+    pd.DataFrame({"text": TEXTS}).to_csv(tmp_path / "new.csv", index=False)
+    list(predict_file([regressor.run_.folder], tmp_path / "new.csv", tmp_path / "out.csv", PredictOptions()))
+    assert pd.read_csv(tmp_path / "out.csv")["target"].to_numpy() == pytest.approx(regressor.predict(TEXTS), rel=1e-6)
+
+
 def test_rows_without_weight_teach_nothing(options):
     half = np.arange(len(TEXTS)) < 20
     weighed = TextRegressor(**options).fit(TEXTS, np.where(half, NUMBERS, 1000.0), sample_weight=half.astype(float))
@@ -142,15 +149,13 @@ def test_a_fold_validates_where_that_is_asked_for(options):
     assert len(fitted.predict(TEXTS)) == 40
 
 
-def test_cross_validation_a_grid_and_a_pipeline(options, tmp_path):
+def test_a_grid_searches_the_parameters_of_a_pipeline(options, tmp_path):
     lower = FunctionTransformer(lambda texts: [text.lower() for text in texts])
     pipeline = make_pipeline(lower, TextClassifier(**options, output=tmp_path / "runs"))
     grid = GridSearchCV(pipeline, {"textclassifier__learning_rate": np.array([1e-3, 1e-2])}, cv=2, refit=False)
     grid.fit(TEXTS, CLASSES)
     assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [f"fit_{n:04d}" for n in range(1, 5)]
-    scores = cross_val_score(TextRegressor(**options), pd.Series(TEXTS), NUMBERS, cv=2)
-    assert np.isfinite(scores).all()
 
 
 def test_a_fitted_estimator_pickled_predicts_the_same_without_its_run(options, tmp_path):
@@ -223,6 +228,12 @@ def test_settings_that_mean_nothing_here_are_refused(options, settings, message)
 def test_what_cannot_be_fitted_is_a_value_error(options, texts, y, message):
     with pytest.raises(ValueError, match=message):
         TextRegressor(**options).fit(texts, y)
+
+
+def test_a_fit_that_is_refused_leaves_no_folder(options, tmp_path):
+    with pytest.raises(TableError, match="row 2"):
+        TextRegressor(**options, output=tmp_path).fit(["a", None], [1.0, 2.0])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_columns_other_than_those_of_fit_are_refused(classifier):

@@ -235,10 +235,13 @@ def test_parts_of_the_time_are_drawn_to_scale() -> None:
 
 
 def test_an_inconclusive_point_is_hollow() -> None:
-    comparison = TYPICAL
-    verdicts = [recipe.effects["quality_best"].verdict for recipe in comparison.recipes[1:]]
-    assert set(verdicts) == {"inconclusive", "worse"}
-    assert FIGURES["quality"](comparison).count("fill: var(--page") == verdicts.count("inconclusive")
+    verdicts = [recipe.effects["quality_best"].verdict for recipe in TYPICAL.recipes[1:]]
+    assert set(verdicts) == {"as good", "worse"}
+    assert FIGURES["quality"](TYPICAL).count("fill: var(--page") == 0
+    unsure = dataclasses.replace(TYPICAL.recipes[1].effects["quality_best"], verdict="inconclusive")
+    recipe = dataclasses.replace(TYPICAL.recipes[1], effects={"quality_best": unsure})
+    comparison = dataclasses.replace(TYPICAL, recipes=(TYPICAL.recipes[0], recipe, *TYPICAL.recipes[2:]))
+    assert FIGURES["quality"](comparison).count("fill: var(--page") == 1
 
 
 def with_intervals(*intervals: tuple[float, float | None, float | None]) -> Comparison:
@@ -246,8 +249,8 @@ def with_intervals(*intervals: tuple[float, float | None, float | None]) -> Comp
     comparison = make_comparison({"plain": {}} | {f"r{i}": {} for i in range(len(intervals))}, seeds=(0,))
     recipes = [comparison.recipes[0]]
     for recipe, (value, low, high) in zip(comparison.recipes[1:], intervals, strict=True):
-        estimate = Estimate(value=value, low=low, high=high, p_value=None, grid=(1, 2))
-        effect = dataclasses.replace(recipe.effects["quality_best"], estimate=estimate)
+        estimate = Estimate(value=value, low=low, high=high, p_value=None, pairs=2)
+        effect = dataclasses.replace(recipe.effects["quality_best"], estimate=estimate, verdict="inconclusive")
         recipes.append(dataclasses.replace(recipe, effects={"quality_best": effect}))
     return dataclasses.replace(comparison, recipes=tuple(recipes))
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from browser import find_browser, sizes, visit
 from comparisons import MEASURES, RECIPES, make_comparison
-from leantune.comparison import Comparison, Effect
+from leantune.comparison import Comparison, Effect, Verdict
 from leantune.comparison.paired import Estimate
 from leantune.report import pages, wording
 from leantune.report.pages import report_html, report_json, report_md, write_report
@@ -93,14 +93,15 @@ def effect(
     value: float,
     low: float | None = None,
     high: float | None = None,
-    verdict: Literal["better", "worse", "inconclusive"] = "inconclusive",
+    verdict: Verdict = "inconclusive",
     *,
+    tolerance: float | None = None,
     pairs: int = 6,
     reason: str = "",
 ) -> Effect:
-    estimate = Estimate(value=value, low=low, high=high, p_value=None, grid=(1, pairs))
+    estimate = Estimate(value=value, low=low, high=high, p_value=None, pairs=pairs)
     [measure] = [measure for measure in MEASURES if measure.name == name]
-    return Effect(measure=measure, estimate=estimate, adjusted_p=None, verdict=verdict, reason=reason)
+    return Effect(measure=measure, estimate=estimate, verdict=verdict, reason=reason, tolerance=tolerance)
 
 
 def answer(*effects: Effect) -> str:
@@ -147,11 +148,11 @@ def test_equal_comparisons_give_equal_pages() -> None:
 def test_the_json_has_stable_names() -> None:
     record = report_json(TYPICAL)
     top = "experiment metric lower_is_better baseline task method notes folds seeds rows data measures recipes model"
-    assert set(record) == {*top.split(), "yardsticks", "memory_of", "environment", "started", "command"}
+    assert set(record) == {*top.split(), "yardsticks", "tolerance", "memory_of", "environment", "started", "command"}
     recipe = record["recipes"]["batch_16"]
-    assert set(recipe) == {"differs", "runs", "means", "spreads", "effects", "reached"}
+    assert set(recipe) == {"differs", "runs", "means", "metrics", "spreads", "effects", "reached"}
     assert recipe["differs"]["batching.batch_size"] == {"baseline": 32, "recipe": 16}
-    names = "estimate low high p_value adjusted_p pairs verdict reason"
+    names = "estimate low high adjusted_p pairs verdict reason seed_error row_error more_seeds"
     assert set(recipe["effects"]["quality_best"]) == set(names.split())
     run = "fold seed state folder error best last train_seconds startup_seconds evaluation_seconds checkpoint_seconds"
     more = {"total_seconds", "peak_bytes", "tokens_per_second", "padding_fraction"}
@@ -182,6 +183,13 @@ def test_without_yardsticks_a_report_does_not_speak_of_them() -> None:
         assert "constant answer" not in text
 
 
+def test_every_metric_stands_in_a_table_the_chosen_one_first() -> None:
+    for text in (report_html(TYPICAL), report_md(TYPICAL)):
+        part = text[text.index("Every metric") :]
+        assert part.index("rmse") < part.index("mae")
+        assert part.count("0.4000") == len(TYPICAL.recipes)
+
+
 def test_what_is_no_number_is_null_in_the_json() -> None:
     odd = {
         "nan": math.nan,
@@ -197,20 +205,24 @@ def test_what_is_no_number_is_null_in_the_json() -> None:
 
 def test_an_inconclusive_difference_is_never_called_none() -> None:
     said = answer(effect("train_seconds", 0.98, 0.94, 1.03), effect("quality_best", -0.0025, -0.0061, 0.0011))
-    expected = "training time (× 0.98 [0.94, 1.03]) or best rmse (−0.0025 [−0.0061, +0.0011])"
-    assert said == f"no difference could be shown in {expected}."
+    expected = "training time is not settled: 0.98 times as long (0.94 to 1.03); rmse is not settled: "
+    assert said == f"{expected}at most 0.0011 worse, at most 0.0061 better."
 
 
 def test_an_answer_says_how_much_faster_with_the_interval_turned_over_too() -> None:
     said = answer(effect("train_seconds", 0.5, 0.4, 0.8, "better"), effect("peak_bytes", 0.66, 0.6, 0.7, "better"))
-    assert said == "trains 2.00 times as fast [1.25, 2.50] and needs 0.66 times the peak memory [0.60, 0.70]."
-    assert answer(effect("train_seconds", 1.5, 1.4, 1.6, "worse")) == "takes 1.50 times as long to train [1.40, 1.60]."
+    assert said == "trains 2.00 times as fast (1.25 to 2.50), with 34% less memory (30% to 40%)."
+    assert (
+        answer(effect("train_seconds", 1.5, 1.4, 1.6, "worse")) == "takes 1.50 times as long to train (1.40 to 1.60)."
+    )
+    assert answer(effect("peak_bytes", 1.26, 1.11, 1.44, "worse")) == "with 26% more memory (11% to 44%)."
+    assert answer(effect("peak_bytes", 0.998, 0.997, 0.999, "better")) == "with 0.2% less memory (0.1% to 0.3%)."
 
 
 def test_an_answer_speaks_of_the_last_evaluation_only_where_it_says_otherwise() -> None:
     best = effect("quality_best", -0.01, -0.02, -0.005, "better")
     assert "last" not in answer(best, effect("quality_last", -0.01, -0.02, -0.005, "better"))
-    assert "could be shown in last rmse" in answer(best, effect("quality_last", 0.01, -0.02, 0.02))
+    assert "last rmse is not settled" in answer(best, effect("quality_last", 0.01, -0.02, 0.02))
 
 
 def test_one_pair_has_no_interval_and_claims_nothing() -> None:
@@ -222,16 +234,29 @@ def test_one_pair_has_no_interval_and_claims_nothing() -> None:
 
 
 def test_pairs_that_are_all_equal_have_no_interval_and_no_chance() -> None:
-    assert answer(effect("peak_bytes", 0.75)) == "peak memory × 0.75 alike in all pairs (no interval)."
+    assert answer(effect("peak_bytes", 0.75)) == "peak memory × 0.75 alike in all 6 pairs."
+    assert answer(effect("quality_best", 0.0)) == "best rmse the same in all 6 pairs."
 
 
-def test_why_a_verdict_is_withheld_stands_beside_it() -> None:
-    withheld = effect("quality_best", -0.03, -0.05, -0.01, reason="not after the correction for 3 recipes")
-    assert "(−0.0300 [−0.0500, −0.0100]; not after the correction for 3 recipes)" in answer(withheld)
+def test_an_answer_says_within_what_a_recipe_is_as_good() -> None:
+    assert answer(effect("quality_best", 0.001, -0.004, 0.006, "as good", tolerance=0.0085)) == (
+        "rmse as good (within 0.0085)."
+    )
+    assert answer(effect("quality_best", -0.02, -0.03, -0.01, "better")) == "rmse better by 0.0200 (0.0100 to 0.0300)."
+
+
+def test_an_interval_that_says_nothing_is_not_shown_in_millions() -> None:
+    wide = effect("train_seconds", 3.2, 0.0, 47_514_021.18)
+    assert wording.effect_text(wide).replace("\N{NO-BREAK SPACE}", " ") == "× 3.20 [under 0.05, over 64]"
+    assert answer(wide) == "training time is not settled: 3.20 times as long (under 0.05 to over 64)."
+
+
+def test_what_a_reader_must_know_of_an_effect_stands_beside_it() -> None:
+    withheld = effect("quality_best", -0.03, -0.05, -0.01, reason="defined in 5 of 6 pairs")
     recipe = dataclasses.replace(TYPICAL.recipes[1], effects=TYPICAL.recipes[1].effects | {"quality_best": withheld})
     changed = dataclasses.replace(TYPICAL, recipes=(TYPICAL.recipes[0], recipe, *TYPICAL.recipes[2:]))
-    assert "not after the correction for 3 recipes" in row_of(report_html(changed), "mixed")
-    assert "not after the correction for 3 recipes" in report_md(changed)
+    assert "defined in 5 of 6 pairs" in row_of(report_html(changed), "mixed")
+    assert "defined in 5 of 6 pairs" in report_md(changed)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +293,7 @@ def test_verdicts_have_a_shape_beside_their_colour() -> None:
     row = row_of(report_html(TYPICAL), "batch_16")
     assert "▼ worse" in row
     assert "▲ better" in row
-    assert "○ inconclusive" in row_of(report_html(TYPICAL), "mixed")
+    assert "◆ as good" in row_of(report_html(TYPICAL), "mixed")
 
 
 @pytest.mark.parametrize("comparison", [TYPICAL, make_comparison(failed=ALL_RUNS)], ids=["typical", "all failed"])
@@ -279,7 +304,7 @@ def test_the_page_is_one_file_that_loads_nothing(comparison: Comparison) -> None
     page = Page(html)
     assert page.open == []
     assert page.count("h1") == 1
-    assert page.count("table") == 4
+    assert page.count("table") == 5
     assert page.elements[0] == ("html", {"lang": "en"})
 
 
@@ -375,7 +400,7 @@ def test_a_browser_draws_the_page_and_has_nothing_to_say(folder: Path) -> None:
     assert seen.console == []
     assert seen.requests == []
     page = Page(seen.dom.replace("<!--", ""))
-    assert page.count("table") == 4
+    assert page.count("table") == 5
     assert page.count("figure") == 11
     assert page.count("script") == 0
 

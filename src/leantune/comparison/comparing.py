@@ -12,6 +12,7 @@ import numpy as np
 
 from leantune.comparison.comparability import check_comparable, variations
 from leantune.comparison.effects import (
+    OF_THE_METRIC,
     Effect,
     Measure,
     MemoryOf,
@@ -22,13 +23,19 @@ from leantune.comparison.effects import (
     what_is_missing,
 )
 from leantune.comparison.folder import Cell, Plan, read_cells, read_plan
-from leantune.comparison.paired import describe_method
+from leantune.comparison.paired import describe_method, largest_complete_grid
+from leantune.comparison.pooled import describe_pooled
 from leantune.comparison.results import YARDSTICKS, RunResult, yardstick
+from leantune.comparison.rows import row_errors
+from leantune.comparison.tolerance import Tolerance, make_tolerance
 from leantune.system.errors import RunFolderError
 from leantune.system.settings import flatten
 
 NOT_A_CHANGE = ("seed", "fold", "data.path", "data.validation", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""
+
+DISTURBED = 1.2
+"""Rates of one product that differ by more than so many times are told: the machine was not the same."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,9 +47,12 @@ class RecipeResult:
     """Effective setting (dotted) -> the baseline's value, this recipe's value; None for one that is not there."""
     cells: tuple[Cell, ...]
     means: dict[str, float | None]
-    """Measure -> mean over the runs that are done (time_to_quality and quality_at_equal_time have none)."""
+    """Measure -> mean over the runs that are done, of what is compared as a ratio the geometric one
+    (time_to_quality and quality_at_equal_time have none)."""
     spreads: dict[str, float | None]
     """Measure -> sample standard deviation over those runs; None for fewer than two."""
+    metrics: dict[str, float | None]
+    """Every metric of the task, the chosen one first -> mean over the runs, at the evaluation that is best by it."""
     effects: dict[str, Effect]
     """Measure -> effect; empty for the baseline."""
     reached: tuple[int, int]
@@ -62,6 +72,8 @@ class Comparison:
     yardsticks: dict[str, float]
     """`linear` and `constant` -> the metric of a linear model on n-grams and of the constant answer, on the rows that
     the runs validate: mean over the folds; without what a fold has no number of."""
+    tolerance: Tolerance
+    """Up to which difference of the metric a recipe is as good."""
     measures: tuple[Measure, ...]
     baseline: str
     recipes: tuple[RecipeResult, ...]
@@ -93,6 +105,14 @@ class Comparison:
             f"folds={self.folds}, seeds={self.seeds})"
         )
 
+    def is_settled(self) -> bool:
+        """Tell whether every recipe has a verdict on the metric and on the training time."""
+        return all(
+            recipe.effects[name].verdict != "inconclusive"
+            for recipe in self.recipes[1:]
+            for name in ("quality_best", "train_seconds")
+        )
+
     def recipe(self, name: str) -> RecipeResult:
         """Return the recipe called `name`; KeyError if there is none."""
         return {recipe.name: recipe for recipe in self.recipes}[name]
@@ -118,14 +138,24 @@ def compare_runs(folder: Path) -> Comparison:
         raise RunFolderError(f"{first.folder / 'metrics.json'}: metric: {error}") from None
     has_device_bytes = all(run.overall.get("peak_device_bytes") is not None for run in runs.values())
     memory_of: MemoryOf = "device" if has_device_bytes else "process"
-    effects, reached = _effects(plan, cells, measures, memory_of)
+    yardsticks = _yardsticks(runs.values())
+    tolerance = make_tolerance(
+        plan.tolerance,
+        metric=first.metric,
+        lower_is_better=measures[0].lower_is_better,
+        baseline=plan.baseline,
+        quality=_mean(measures[0], _values(measures[0], cells[plan.baseline], memory_of)),
+        yardsticks=yardsticks,
+    )
+    effects, reached = _effects(plan, cells, measures, memory_of, tolerance.value)
     training, validation = first.scores["training_rows"], first.scores["validation_rows"]
     return Comparison(
         title=plan.title,
         task=first.task,
         metric=first.metric,
         lower_is_better=measures[0].lower_is_better,
-        yardsticks=_yardsticks(runs.values()),
+        yardsticks=yardsticks,
+        tolerance=tolerance,
         measures=measures,
         baseline=plan.baseline,
         recipes=tuple(
@@ -133,8 +163,9 @@ def compare_runs(folder: Path) -> Comparison:
                 name=name,
                 differs=_differs(cells[plan.baseline], own),
                 cells=own,
-                means={m.name: _mean(_values(m, own, memory_of)) for m in measures},
+                means={m.name: _mean(m, _values(m, own, memory_of)) for m in measures},
                 spreads={m.name: _spread(_values(m, own, memory_of)) for m in measures},
+                metrics=_all_metrics(first.metric, own),
                 effects=effects[name],
                 reached=reached[name],
             )
@@ -148,8 +179,8 @@ def compare_runs(folder: Path) -> Comparison:
         memory_of=memory_of,
         environment=first.environment,
         started=min(run.environment["started"] for run in runs.values()),
-        method=_method(plan),
-        notes=tuple(_notes(folder, plan, cells, effects, measures)),
+        method=_method(plan, tolerance),
+        notes=tuple(_notes(folder, plan, cells, measures)),
         command=plan.command,
     )
 
@@ -189,7 +220,11 @@ def _label(cell: Cell) -> str:
 
 
 def _effects(
-    plan: Plan, cells: Mapping[str, Sequence[Cell]], measures: Sequence[Measure], memory_of: MemoryOf
+    plan: Plan,
+    cells: Mapping[str, Sequence[Cell]],
+    measures: Sequence[Measure],
+    memory_of: MemoryOf,
+    tolerance: float | None,
 ) -> tuple[dict[str, dict[str, Effect]], dict[str, tuple[int, int]]]:
     """Return recipe -> measure -> effect, and recipe -> `RecipeResult.reached`."""
     baseline = cells[plan.baseline]
@@ -212,10 +247,54 @@ def _effects(
                 if got_there < goals:
                     values[:] = np.nan  # a ratio over only the pairs that got there would flatter
             pairs[name] = values
-        for name, effect in judge(measure, pairs, rows_ratio=sum(by_fold.values()) / len(by_fold)).items():
+        judged = judge(
+            measure,
+            pairs,
+            rows_ratio=sum(by_fold.values()) / len(by_fold),
+            tolerance=tolerance if measure.name in OF_THE_METRIC else None,
+            looks=max(1, len(plan.looks)),
+        )
+        for name, effect in judged.items():
             reason = "; ".join(filter(None, (missing[name], effect.reason)))
             effects[name][measure.name] = replace(effect, reason=reason)
+    _add_scatter(plan, cells, effects)
     return effects, reached
+
+
+def _add_scatter(plan: Plan, cells: Mapping[str, Sequence[Cell]], effects: dict[str, dict[str, Effect]]) -> None:
+    """Tell of each difference in best quality how far it scatters over seeds (and folds), and over rows."""
+    pairs = {
+        name: [
+            (a.result, b.result)
+            for a, b in zip(cells[plan.baseline], own, strict=True)
+            if a.result is not None and b.result is not None
+        ]
+        for name, own in cells.items()
+        if name != plan.baseline
+    }
+    errors = row_errors(pairs)
+    for name, runs in pairs.items():
+        effect = effects[name]["quality_best"]
+        if effect.estimate is None:
+            continue
+        values = [(run.scores["best"][run.metric], other.scores["best"][run.metric]) for run, other in runs]
+        d = [b - a for a, b in values if a is not None and b is not None]
+        effects[name]["quality_best"] = replace(
+            effect,
+            seed_error=float(np.std(d, ddof=1) / len(d) ** 0.5) if len(d) > 1 else None,
+            row_error=errors.get(name),
+        )
+
+
+def _all_metrics(chosen: str, cells: Sequence[Cell]) -> dict[str, float | None]:
+    """Return the mean of every metric over the finished runs, the chosen one first; None where one is not defined."""
+    found = [cell.result.scores["best"] for cell in cells if cell.result is not None]
+    names = dict.fromkeys([chosen, *(name for scores in found for name in scores if name != "step")])
+    values = {name: [scores.get(name) for scores in found] for name in names}
+    return {
+        name: float(np.mean([v for v in own if v is not None])) if own and None not in own else None
+        for name, own in values.items()
+    }
 
 
 def _values(measure: Measure, cells: Sequence[Cell], memory_of: MemoryOf) -> list[float]:
@@ -223,8 +302,13 @@ def _values(measure: Measure, cells: Sequence[Cell], memory_of: MemoryOf) -> lis
     return [value for value in values if value is not None]
 
 
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _mean(measure: Measure, values: list[float]) -> float | None:
+    """Return the mean that agrees with what is compared: of ratios the geometric one."""
+    if not values:
+        return None
+    if min(values) == max(values):  # without the rounding of a sum or a logarithm
+        return values[0]
+    return float(np.exp(np.mean(np.log(values)))) if measure.kind == "ratio" else float(np.mean(values))
 
 
 def _spread(values: list[float]) -> float | None:
@@ -259,12 +343,19 @@ def _differs(baseline: Sequence[Cell], recipe: Sequence[Cell]) -> dict[str, tupl
 # What a reader must know
 
 
-def _method(plan: Plan) -> tuple[str, ...]:
+def _method(plan: Plan, tolerance: Tolerance) -> tuple[str, ...]:
     where = "All runs validate on fold" if len(plan.folds) == 1 else "Runs validate on folds"
+    recipes = list(plan.recipes)[1:]
     return (
-        *describe_method(len(plan.folds), len(plan.seeds)),
+        "The verdict is what the shown interval says. Better or worse: the interval leaves out no difference. As good: "
+        "it lies within the tolerance, even if it leaves out no difference. Inconclusive: neither; there may be a "
+        "difference or none.",
+        tolerance.said,
+        *describe_pooled(recipes),
+        *describe_method(len(plan.folds), len(plan.seeds), len(recipes)),
+        _of_rows(plan),
+        _looking(plan),
         f"{where} {', '.join(map(str, plan.folds))}.",
-        "Better or worse is said only where the adjusted p is below 0.05; everything else is inconclusive.",
         "The linear model is TF-IDF of word and character n-grams with ridge or logistic regression; the constant "
         "answer is the mean of the training targets, or the share of each class. Both are computed on the training "
         "rows of each fold (the linear model on 20,000 at most), and scored on the same validation rows.",
@@ -277,11 +368,37 @@ def _method(plan: Plan) -> tuple[str, ...]:
     )
 
 
+def _of_rows(plan: Plan) -> str:
+    """Say what the scatter over rows is, and where it is part of the intervals."""
+    what = (
+        "Beside a difference of the metric stand two standard errors: over pairs of runs, and over validation rows "
+        "(grouped jackknife), which says what other rows would have shown. "
+    )
+    if len(plan.folds) == 1:
+        return what + "On one fold the interval knows of seeds alone: where rows scatter more, another fold may differ."
+    return what + "Each fold has other rows, so the interval over folds knows of both."
+
+
+def _looking(plan: Plan) -> str:
+    """Say what looking more than once does."""
+    if not plan.looks:
+        return (
+            "All this holds for runs that were planned at once. Adding seeds until a verdict appears makes false "
+            "verdicts likelier than 5 in 100; `leantune compare --settle N` plans for it beforehand."
+        )
+    counts = [str(count) for count in plan.looks]
+    return (
+        f"Before any run it was planned to look at {', '.join(counts[:-1])} and {counts[-1]} seeds, and to stop when "
+        f"everything is settled: every interval is one of {len(counts)}, which hold together in 95% (Bonferroni)."
+        if len(counts) > 1
+        else "Before any run it was planned to look once."
+    )
+
+
 def _notes(
     folder: Path,
     plan: Plan,
     cells: Mapping[str, Sequence[Cell]],
-    effects: Mapping[str, Mapping[str, Effect]],
     measures: Sequence[Measure],
 ) -> Iterator[str]:
     """Yield what a reader must know before trusting the numbers: what is missing, and what is not the same."""
@@ -299,7 +416,7 @@ def _notes(
     if len(unfinished) > len(begun):
         left = len(unfinished) - len(begun)
         yield f"{left} of {len(every_cell)} runs have not been made yet; `{plan.command}` makes them."
-    yield from _missing_pairs(plan, cells, effects)
+    yield from _missing_pairs(plan, cells)
     runs = _finished(cells)
     for measure in measures[:2]:
         place = measure.name.removeprefix("quality_")
@@ -309,15 +426,14 @@ def _notes(
     resumed = [label for label, run in runs.items() if run.environment.get("resumed")]
     if resumed:
         yield f"Interrupted, and went on from a checkpoint; their times leave out what was lost: {_listed(resumed)}."
+    yield from _disturbed(runs)
     yield from _evaluation_counts(cells)
     yield from variations({label: _circumstances(run) for label, run in runs.items()})
     for own in cells.values():
         yield from variations({_label(cell): _settings(cell.result) for cell in own if cell.result is not None})
 
 
-def _missing_pairs(
-    plan: Plan, cells: Mapping[str, Sequence[Cell]], effects: Mapping[str, Mapping[str, Effect]]
-) -> Iterator[str]:
+def _missing_pairs(plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
     if not any(cell.result for cell in cells[plan.baseline]):
         yield f"The baseline {plan.baseline} has no finished run: there is nothing to hold the recipes against."
         return
@@ -327,17 +443,16 @@ def _missing_pairs(
         there = len(both) - len(missing)
         if missing:
             yield f"{name} has {there} of {len(both)} pairs with {plan.baseline}; missing: {_listed(missing)}."
-        estimate = effects[name]["train_seconds"].estimate
-        if estimate is None or estimate.grid == (len(plan.folds), len(plan.seeds)):
+        if not there or not missing:
             continue
-        if estimate.pairs < there:
+        done = np.array([np.nan if not (a.result and b.result) else 0.0 for a, b in both])
+        folds, seeds = largest_complete_grid(done.reshape(len(plan.folds), len(plan.seeds))).shape
+        if folds * seeds < there:
             yield (
-                f"{estimate.pairs} of the {there} pairs of {name} are used: the largest whole grid of folds and seeds, "
-                "which the intervals need."
+                f"{folds * seeds} of the {there} pairs of {name} are used for the metric: the largest whole grid of "
+                "folds and seeds, which its intervals need."
             )
-        own = [sentence for sentence in describe_method(*estimate.grid) if sentence not in _method(plan)]
-        if own:
-            yield f"For {name}: {' '.join(own)}"
+        yield f"For {name}: {describe_method(folds, seeds, len(cells) - 1)[0]}"
 
 
 def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
@@ -355,6 +470,23 @@ def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
             f"Recipes were not evaluated equally often ({', '.join(parts)}): the best of more evaluations flatters, so "
             "look at the last."
         )
+
+
+def _disturbed(runs: Mapping[str, RunResult]) -> Iterator[str]:
+    """Say where the machine computed much slower just before one run than before another: their times then differ."""
+    rates: dict[str, dict[str, float]] = {}
+    for label, run in runs.items():
+        rate = run.overall.get("matrix_rate")
+        if isinstance(rate, dict) and isinstance(rate.get("flops_per_second"), int | float):
+            rates.setdefault(str(rate.get("measured_on")), {})[label] = rate["flops_per_second"]
+    for product, found in rates.items():
+        slowest, fastest = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+        if found[fastest] > DISTURBED * found[slowest]:
+            yield (
+                f"The machine did not run alike: a product of matrices ({product}) reached "
+                f"{found[slowest] / 1e9:,.0f} GFLOP/s before {slowest} and {found[fastest] / 1e9:,.0f} before "
+                f"{fastest}. Something else was running, or the machine was throttled: look at the times with care."
+            )
 
 
 def _range(counts: list[int]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leantune.comparison.results import RunResult, entry, read_run
+from leantune.comparison.tolerance import check_tolerance
 from leantune.system.errors import RunFolderError
 from leantune.system.files import read_json
 
@@ -24,6 +25,11 @@ class Plan:
     seeds: tuple[int, ...]
     recipes: dict[str, str]
     """Recipe -> folder of its runs; the baseline first."""
+    tolerance: str | float | None
+    """As the experiment has it; `auto` in plans of older versions."""
+    looks: tuple[int, ...]
+    """Numbers of seeds at which it was planned, before any run, to look whether everything is settled; empty where
+    there is one look."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +86,23 @@ def _parse_plan(file: Path, content: dict[str, Any]) -> Plan:
         folds=_numbers(file, content, "folds"),
         seeds=_numbers(file, content, "seeds"),
         recipes={baseline: folders[baseline]} | folders,
+        tolerance=_tolerance(file, content),
+        looks=_looks(file, content),
     )
+
+
+def _tolerance(file: Path, content: dict[str, Any]) -> str | float | None:
+    try:
+        return check_tolerance(content.get("tolerance", "auto"))
+    except ValueError as error:
+        raise RunFolderError(f"{file}: tolerance: {error}") from None
+
+
+def _looks(file: Path, content: dict[str, Any]) -> tuple[int, ...]:
+    looks = _numbers(file, content, "looks") if content.get("looks") else ()
+    if list(looks) != sorted(looks) or 0 in looks:
+        raise RunFolderError(f"{file}: looks: found {list(looks)}, expected rising numbers of seeds")
+    return looks
 
 
 def _numbers(file: Path, content: dict[str, Any], name: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Paired differences over folds and seeds: an estimate, its interval, and Holm's correction. SciPy and numpy only.
+"""Paired differences over folds and seeds: an estimate and its interval, for several recipes. SciPy and numpy only.
 
     differences [folds, seeds]  ->  largest complete grid  ->  variance of the mean, in parts  ->  Estimate
 
@@ -9,13 +9,15 @@ for folds crossed with seeds, and what simulation says of it.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+ALPHA = 0.05
+"""Of all intervals of one measure together: in 95 of 100 experiments every one of them holds what it estimates."""
 _ROUNDING = 1e-9
 """Differences that lie this close together, as a share of the largest, are equal: metrics near 1 that differ by a
 millionth have differences rounded to about 1e-10 of themselves."""
@@ -29,19 +31,14 @@ class Estimate:
 
     value: float
     low: float | None
-    """95% interval; None where there is none: `pairs` is 1, or else all pairs are equal, which says nothing of their
-    spread (an accuracy on 20 rows moves in steps)."""
+    """Interval that holds in 95% for all recipes together; None where there is none: `pairs` is 1, or else all pairs
+    are equal, which says nothing of their spread (an accuracy on 20 rows moves in steps)."""
     high: float | None
     p_value: float | None
-    """Two-sided, of no difference (a ratio of 1); None without an interval. Below 0.05 exactly where the interval
-    leaves out no difference."""
-    grid: tuple[int, int]
-    """Folds and seeds that were used: the largest complete grid of pairs."""
-
-    @property
-    def pairs(self) -> int:
-        """Pairs that were used."""
-        return self.grid[0] * self.grid[1]
+    """Two-sided, of no difference (a ratio of 1), adjusted for the number of recipes; None without an interval. Below
+    0.05 exactly where the interval leaves out no difference."""
+    pairs: int
+    """Pairs that were used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +49,13 @@ class _Part:
     degrees_of_freedom: int
 
 
-def paired_estimate(differences: NDArray[np.float64], *, rows_ratio: float) -> Estimate:
-    """Estimate the mean of the differences, recipe - baseline, with a 95% interval and a p-value.
+def paired_estimate(
+    differences: NDArray[np.float64], *, rows_ratio: float, recipes: int = 1, looks: int = 1
+) -> Estimate:
+    """Estimate the mean of the differences, recipe - baseline, with an interval and a p-value.
+
+    The interval is that of one of so many `recipes`, looked at so many times (`looks`): Bonferroni's, so that all of
+    them together hold in at least 95%, however they depend on each other and however unlike their scatter is.
 
     `differences`: [folds, seeds], in the measure's unit, NaN where a run is missing; then the folds or the seeds that
     lack one are left out, whichever keeps more pairs. `rows_ratio`: validation rows / training rows of a fold.
@@ -63,10 +65,12 @@ def paired_estimate(differences: NDArray[np.float64], *, rows_ratio: float) -> E
     for the crossed grid. Raises ValueError where there is no pair, a difference is infinite, `differences` has no two
     axes, or `rows_ratio` is not above 0.
     """
-    return _estimate(differences, rows_ratio=rows_ratio, equal_within=0.0)
+    return _estimate(differences, rows_ratio=rows_ratio, equal_within=0.0, shares=recipes * looks)
 
 
-def ratio_estimate(baseline: NDArray[np.float64], recipe: NDArray[np.float64], *, rows_ratio: float) -> Estimate:
+def ratio_estimate(
+    baseline: NDArray[np.float64], recipe: NDArray[np.float64], *, rows_ratio: float, recipes: int = 1, looks: int = 1
+) -> Estimate:
     """Estimate the geometric mean of recipe / baseline: `paired_estimate` of its logarithm, transformed back.
 
     `baseline`, `recipe`: [folds, seeds] in the same unit (seconds, bytes), NaN where a run is missing. Raises
@@ -79,7 +83,9 @@ def ratio_estimate(baseline: NDArray[np.float64], recipe: NDArray[np.float64], *
         if wrong.size:
             raise ValueError(f"{name} holds {wrong[0]}: a ratio needs finite values above 0")
     # The logarithm of a ratio near 1 has the ratio's own rounding error, however small the logarithm is.
-    logs = _estimate(np.log(recipe / baseline), rows_ratio=rows_ratio, equal_within=4 * float(np.finfo(np.float64).eps))
+    rounding = 4 * float(np.finfo(np.float64).eps)
+    ratios = np.log(recipe / baseline)
+    logs = _estimate(ratios, rows_ratio=rows_ratio, equal_within=rounding, shares=recipes * looks)
     with np.errstate(over="ignore"):  # an interval without a bound that a float can hold: infinity says so
         return replace(
             logs,
@@ -89,75 +95,68 @@ def ratio_estimate(baseline: NDArray[np.float64], recipe: NDArray[np.float64], *
         )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number, in the same order.
+def half_width(
+    differences: NDArray[np.float64], *, seeds: int, rows_ratio: float, recipes: int, looks: int = 1
+) -> float | None:
+    """Return half the interval that so many seeds would give, if runs go on to scatter as these did.
 
-    With no difference anywhere, at most 5 in 100 such families hold a p below 0.05, however the p-values depend on each
-    other, as those of recipes that share a baseline do (Holm 1979, Scandinavian Journal of Statistics 6). Raises
-    ValueError for a number outside 0..1.
+    None where that cannot be told: one seed does not say how seeds differ.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values lie between 0 and 1, found {p[~((p >= 0) & (p <= 1))][0]}")
-    order = np.argsort(p)
-    still_open = np.arange(len(p), 0, -1)  # hypotheses not rejected before this one
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * still_open), 1.0)
-    return [float(value) for value in adjusted]
+    d = largest_complete_grid(differences)
+    if d.size == 0 or d.shape[1] < 2 or (largest := float(np.abs(d).max())) == 0:
+        return None
+    parts = _parts(_expected(_mean_squares(d / largest), d.shape, seeds), (d.shape[0], seeds), rows_ratio)
+    return largest * max(_half_width(way, ALPHA / (recipes * looks)) for way in parts)
 
 
-def describe_method(folds: int, seeds: int) -> tuple[str, ...]:
-    """Return sentences for a report: how the intervals of such a grid are made, and what they speak about."""
-    ratios = "Times and memory are compared as ratios: the mean and its interval are those of log(recipe / baseline)."
-    adjusted = "p-values are adjusted over the recipes, for each measure by itself (Holm 1979)."
-    one_fold = "These intervals speak about this one fold only, not about other splits."
+def describe_method(folds: int, seeds: int, recipes: int) -> tuple[str, ...]:
+    """Return sentences for a report: how the intervals of a metric's differences are made, and of what they speak."""
     if folds == 1 and seeds == 1:
-        return "One pair of runs a recipe, in one fold with one seed: no interval and no p-value.", ratios
+        return ("One pair of runs a recipe, in one fold with one seed: no interval and no verdict.",)
     if folds == 1:
-        return f"95% intervals: paired t over {seeds} seeds.", one_fold, ratios, adjusted
-    if seeds == 1:
-        return (
-            f"95% intervals: corrected resampled t over {folds} folds, as these share training rows "
-            "(Nadeau and Bengio 2003).",
-            "These intervals speak about this one seed: what a seed does to all folds alike cannot be seen.",
-            ratios,
-            adjusted,
+        method = f"Intervals of a metric's differences: paired t over {seeds} seeds"
+        about = "They speak about other seeds on this one fold, not about other rows."
+    elif seeds == 1:
+        method = (
+            f"Intervals of a metric's differences: corrected resampled t over {folds} folds, as these share training "
+            "rows (Nadeau and Bengio 2003)"
         )
-    method = (
-        f"95% intervals: corrected resampled t (Nadeau and Bengio 2003) for {folds} folds crossed with {seeds} seeds, "
-        "the spread of folds, of seeds and of the rest each with its own t (Banerjee 1960)."
-    )
-    if min(folds, seeds) > 2:
-        return method, ratios, adjusted
-    few = "folds" if folds == 2 else "seeds"
-    return (
-        method,
-        f"Two {few} say little of how {few} differ, which makes intervals wide; three say far more.",
-        ratios,
-        adjusted,
-    )
+        about = "They speak about other splits with this one seed: what a seed does to all folds alike cannot be seen."
+    else:
+        method = (
+            f"Intervals of a metric's differences: corrected resampled t (Nadeau and Bengio 2003) for {folds} folds "
+            f"crossed with {seeds} seeds, the spread of folds, of seeds and of the rest each with its own t (Banerjee "
+            "1960)"
+        )
+        about = "They speak about other splits and other seeds."
+    together = f", each at 1 - 0.05 / {recipes}, so that all {recipes} hold together in 95% (Bonferroni)."
+    sentences = [method + (together if recipes > 1 else ", at 95%."), about]
+    if folds > 1 and seeds > 1 and 2 in (folds, seeds):
+        few = "folds" if folds == 2 else "seeds"
+        sentences.append(f"Two {few} say little of how {few} differ, which makes intervals wide; three say far more.")
+    return tuple(sentences)
 
 
-def _estimate(differences: NDArray[np.float64], *, rows_ratio: float, equal_within: float) -> Estimate:
+def _estimate(differences: NDArray[np.float64], *, rows_ratio: float, equal_within: float, shares: int) -> Estimate:
     if differences.ndim != 2:
         raise ValueError(f"differences must be [folds, seeds], found {differences.ndim} axes")
     if np.isinf(differences).any():
         raise ValueError("differences must be finite, or NaN where a run is missing; found an infinite one")
     if not 0 < rows_ratio < math.inf:
         raise ValueError(f"rows_ratio is validation rows / training rows, a number above 0; found {rows_ratio}")
-    d = _largest_complete_grid(differences)
+    d = largest_complete_grid(differences)
     if d.size == 0:
         raise ValueError("there is no pair: every difference is missing")
-    mean, largest, grid = float(d.mean()), float(np.abs(d).max()), (d.shape[0], d.shape[1])
+    mean, largest, pairs = float(d.mean()), float(np.abs(d).max()), d.size
     if np.ptp(d) <= max(equal_within, _ROUNDING * largest):  # also one pair
-        return Estimate(value=mean, low=None, high=None, p_value=None, grid=grid)
+        return Estimate(value=mean, low=None, high=None, p_value=None, pairs=pairs)
     variances = _variances_of_mean(d / largest, rows_ratio)  # a unit in which no square is too large or too small
-    half = largest * max(_half_width(parts, 0.05) for parts in variances)
-    p_value = max(_p_value(mean / largest, parts) for parts in variances)
-    return Estimate(value=mean, low=mean - half, high=mean + half, p_value=p_value, grid=grid)
+    half = largest * max(_half_width(parts, ALPHA / shares) for parts in variances)
+    p_value = min(1.0, shares * max(_p_value(mean / largest, parts) for parts in variances))
+    return Estimate(value=mean, low=mean - half, high=mean + half, p_value=p_value, pairs=pairs)
 
 
-def _largest_complete_grid(d: NDArray[np.float64]) -> NDArray[np.float64]:
+def largest_complete_grid(d: NDArray[np.float64]) -> NDArray[np.float64]:
     """Leave out folds and seeds until nothing is missing and as many pairs as possible are left; of equals, more folds.
 
     Tries every set of the folds that lack a pair, or of the seeds that do, whichever are fewer: 2^n tries, a tenth of a
@@ -192,23 +191,42 @@ def _variances_of_mean(d: NDArray[np.float64], rows_ratio: float) -> list[list[_
     can be next to nothing, and the interval with them, so a second way takes the rest for all there is: the least that
     the variance can be.
     """
+    return _parts(_mean_squares(d), (d.shape[0], d.shape[1]), rows_ratio)
+
+
+def _mean_squares(d: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the mean squares of folds, seeds and the rest; of one fold or one seed the variance of a pair, thrice."""
     folds, seeds = d.shape
-    if folds == 1:
-        return [[_Part(variance=float(d.var(ddof=1)) / seeds, degrees_of_freedom=seeds - 1)]]
-    if seeds == 1:
-        return [[_Part(variance=float(d.var(ddof=1)) * (1 / folds + rows_ratio), degrees_of_freedom=folds - 1)]]
+    if folds == 1 or seeds == 1:
+        return (float(d.var(ddof=1)),) * 3
     of_folds, of_seeds = d.mean(axis=1, keepdims=True), d.mean(axis=0, keepdims=True)
-    freedom = (folds - 1) * (seeds - 1)
-    fold_square = seeds * float(of_folds.var(ddof=1))
-    seed_square = folds * float(of_seeds.var(ddof=1))
-    rest_square = float(np.square(d - of_folds - of_seeds + d.mean()).sum()) / freedom
-    rest_weight = rows_ratio * (1 - 1 / seeds - 1 / folds) - 1 / d.size
+    rest = float(np.square(d - of_folds - of_seeds + d.mean()).sum()) / ((folds - 1) * (seeds - 1))
+    return seeds * float(of_folds.var(ddof=1)), folds * float(of_seeds.var(ddof=1)), rest
+
+
+def _expected(squares: tuple[float, float, float], grid: tuple[int, ...], seeds: int) -> tuple[float, float, float]:
+    """Return the mean squares to be expected with another number of seeds: that of the folds holds a fold's own
+    variance once for each seed.
+    """
+    of_folds, of_seeds, rest = squares
+    return rest + max(0.0, of_folds - rest) * seeds / grid[1], of_seeds, rest
+
+
+def _parts(squares: tuple[float, float, float], grid: tuple[int, int], rows_ratio: float) -> list[list[_Part]]:
+    """Return the parts of the mean's variance, in two ways where folds are crossed with seeds."""
+    (fold_square, seed_square, rest_square), (folds, seeds) = squares, grid
+    if folds == 1:
+        return [[_Part(variance=rest_square / seeds, degrees_of_freedom=seeds - 1)]]
+    if seeds == 1:
+        return [[_Part(variance=rest_square * (1 / folds + rows_ratio), degrees_of_freedom=folds - 1)]]
+    freedom, pairs = (folds - 1) * (seeds - 1), folds * seeds
+    rest_weight = rows_ratio * (1 - 1 / seeds - 1 / folds) - 1 / pairs
     parts = [
-        _Part(variance=(rows_ratio / seeds + 1 / d.size) * fold_square, degrees_of_freedom=folds - 1),
-        _Part(variance=(rows_ratio / folds + 1 / d.size) * seed_square, degrees_of_freedom=seeds - 1),
+        _Part(variance=(rows_ratio / seeds + 1 / pairs) * fold_square, degrees_of_freedom=folds - 1),
+        _Part(variance=(rows_ratio / folds + 1 / pairs) * seed_square, degrees_of_freedom=seeds - 1),
         _Part(variance=rest_weight * rest_square, degrees_of_freedom=freedom),
     ]
-    least = [_Part(variance=(rows_ratio + 1 / d.size) * rest_square, degrees_of_freedom=freedom)]
+    least = [_Part(variance=(rows_ratio + 1 / pairs) * rest_square, degrees_of_freedom=freedom)]
     # A weight below 0 is left out: the interval is then rather too wide.
     return [seen for way in (parts, least) if (seen := [part for part in way if part.variance > 0])]
 

@@ -8,12 +8,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, field_validator
 
+from leantune.comparison.tolerance import check_tolerance
 from leantune.runs.config import Config, assign, dump_config, parse_config, read_yaml
 from leantune.system.errors import SettingsError
 from leantune.system.settings import Section, check, flatten, is_section
@@ -56,6 +57,9 @@ class ExperimentSettings(Section):
     """Each recipe is run once a seed (and fold); differences are taken within a seed."""
     folds: Literal["all"] | Numbers = (0,)
     """The folds that validate, one run each, or `all`."""
+    tolerance: Annotated[str | float | None, BeforeValidator(check_tolerance)] = "auto"
+    """Differences of the metric up to here do not matter: a recipe is as good. A number in the metric's unit, a share
+    such as `2%` of what the baseline gains over the constant answer, `auto` (2%), or null for none."""
 
     @field_validator("recipes", mode="before")
     @classmethod
@@ -107,19 +111,38 @@ class Experiment:
     """In the file's order."""
     seeds: tuple[int, ...]
     folds: Literal["all"] | tuple[int, ...]
+    tolerance: str | float | None
+    """As in the file."""
 
     def cells(self, folds: tuple[int, ...]) -> list[RunCell]:
-        """Return every run, interleaved: all recipes of a seed and fold follow each other, so that drift hits all."""
+        """Return every run, interleaved: all recipes of a seed and fold follow each other, in turning order."""
+        blocks = [(seed, fold) for seed in self.seeds for fold in folds]
         return [
-            RunCell(recipe=recipe, fold=fold, seed=seed)
-            for seed in self.seeds
-            for fold in folds
-            for recipe in self.recipes
+            RunCell(recipe=self.recipes[place], fold=fold, seed=seed)
+            for number, (seed, fold) in enumerate(blocks)
+            for place in order_of(len(self.recipes), number)
         ]
+
+    def with_seeds(self, count: int) -> Self:
+        """Return the same experiment with so many seeds: the first ones of its own, then the numbers that follow."""
+        first = max(self.seeds) + 1
+        seeds = (*self.seeds, *range(first, first + count))[:count]
+        return replace(self, seeds=seeds, settings=self.settings | {"seeds": list(seeds)})
 
     def recipe(self, name: str) -> Recipe:
         """Return the recipe called `name`; KeyError if there is none."""
         return {recipe.name: recipe for recipe in self.recipes}[name]
+
+
+def order_of(recipes: int, block: int) -> tuple[int, ...]:
+    """Return the order of the recipes' runs in the block of that number (a seed and fold), so that none is favoured.
+
+    Every second block goes backwards, so that a machine that gets slower slows all alike (A B C D D C B A). Pairs of
+    blocks begin two recipes further on, so that each recipe is first, where caches are cold, as often as another.
+    """
+    first = 2 * (block // 2) % recipes
+    order = tuple((first + place) % recipes for place in range(recipes))
+    return order[::-1] if block % 2 else order
 
 
 def load_experiment(path: Path, assignments: tuple[str, ...] = ()) -> Experiment:
@@ -175,6 +198,7 @@ def parse_experiment(settings: Mapping[str, Any], *, title: str) -> Experiment:
         recipes=tuple(recipes),
         seeds=checked.seeds,
         folds=checked.folds,
+        tolerance=checked.tolerance,
     )
 
 

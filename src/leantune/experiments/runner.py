@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from leantune.comparison.comparability import check_pair
+from leantune.comparison.comparing import compare_runs
 from leantune.comparison.folder import read_cell
 from leantune.comparison.results import RunResult
 from leantune.experiments.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
@@ -72,49 +73,100 @@ class Measured:
     """Effective settings without fold and seed."""
 
 
+def looks_of(seeds: int, most: int) -> tuple[int, ...]:
+    """Return the numbers of seeds at which a comparison of at most so many looks whether everything is settled.
+
+    Each is twice the one before: few looks, since every look makes all intervals wider.
+    """
+    looks = [max(2, seeds)]
+    while looks[-1] < most:
+        looks.append(min(2 * looks[-1], most))
+    return tuple(looks)
+
+
 def run_experiment(
-    experiment: Experiment, folder: Path, *, command: str, estimate: bool = True
+    experiment: Experiment, folder: Path, *, command: str, estimate: bool = True, settle: int | None = None
 ) -> Generator[ComparisonEvent, None, None]:
     """Do every run that `folder` does not have yet, and yield what happens.
 
     Runs that are finished are kept; those that left a checkpoint go on from it, and other half-written or failed ones
-    are done again. `command` is what repeats the
-    experiment. With `estimate`, a few steps of each recipe are timed first. Raises `InputError` for what the user must
-    change, before anything is run, and where a kept run turns out to be of another device. A run that fails is told in
-    its `RunDone`, and the others go on.
+    are done again. `command` is what repeats the experiment. With `estimate`, a few steps of each recipe are timed
+    first. With `settle`, seeds are added until every verdict on the metric and the training time is given, at most so
+    many; the numbers at which that is looked at stand in the plan before anything runs, and make the intervals wider.
+    Raises `InputError` for what the user must change, before anything is run, and where a kept run turns out to be of
+    another device. A run that fails is told in its `RunDone`, and the others go on.
     """
     folder = folder.expanduser()
     folds, rows = _resolve_folds(experiment)
-    cells = experiment.cells(folds)
+    looks: tuple[int, ...] = ()
+    if settle is not None:
+        if settle < max(2, len(experiment.seeds)):
+            raise SettingsError(
+                f"--settle: found {settle}, expected the most seeds that may be run, at least 2 and the experiment's "
+                f"{len(experiment.seeds)}"
+            )
+        looks = looks_of(len(experiment.seeds), settle)
     with _alone(folder):
-        kept = {cell: result for cell in cells if (result := _read(cell, folder)) is not None}
-        _refuse_other_data(experiment, kept)
-        measured: dict[str, Measured] = {}
-        errors: dict[str, str] = {}
-        for number, recipe in enumerate(experiment.recipes, start=1):
-            runs = [result for cell, result in kept.items() if cell.recipe is recipe]
-            if runs:
-                measured[recipe.name] = _measured_before(runs)
-            elif estimate:
-                yield Trial(recipe=recipe.name, number=number, total=len(experiment.recipes))
-                first = next(cell for cell in cells if cell.recipe is recipe)
-                outcome = yield from _try(first, folder)
-                if isinstance(outcome, Measured):
-                    measured[recipe.name] = outcome
-                else:
-                    errors[recipe.name] = outcome
-        refuse_equal({name: found.effective for name, found in measured.items()})
-        if experiment.baseline in errors:
-            raise SettingsError(f"the baseline {experiment.baseline} cannot be run: {errors[experiment.baseline]}")
-        _write_plan(experiment, folder, folds, command)
-        yield _plan(experiment, cells, list(kept), measured=measured, errors=errors, rows=rows)
-        reference = next(iter(kept.values()), None)
-        for cell in cells:
-            if cell not in kept:
-                result = yield from _run(cell, folder)
-                if result is not None and reference is not None:
-                    check_pair(reference, result)
-                reference = reference or result
+        for count in looks or (len(experiment.seeds),):
+            stage = experiment.with_seeds(count)
+            yield from _run_all(stage, folder, folds, rows, command=command, estimate=estimate, looks=looks)
+            if count in looks[:-1] and compare_runs(folder).is_settled():
+                break
+
+
+def _run_all(
+    experiment: Experiment,
+    folder: Path,
+    folds: tuple[int, ...],
+    rows: int,
+    *,
+    command: str,
+    estimate: bool,
+    looks: tuple[int, ...],
+) -> Generator[ComparisonEvent, None, None]:
+    """Do every run of an experiment that the folder does not have."""
+    cells = experiment.cells(folds)
+    kept = {cell: result for cell in cells if (result := _read(cell, folder)) is not None}
+    _refuse_other_data(experiment, kept)
+    _refuse_other_looks(folder, looks, kept)
+    measured: dict[str, Measured] = {}
+    errors: dict[str, str] = {}
+    for number, recipe in enumerate(experiment.recipes, start=1):
+        runs = [result for cell, result in kept.items() if cell.recipe is recipe]
+        if runs:
+            measured[recipe.name] = _measured_before(runs)
+        elif estimate:
+            if not measured and not errors:  # what is known stands there at once; how long it takes, a little later
+                yield _plan(experiment, cells, list(kept), measured={}, errors={}, rows=rows)
+            yield Trial(recipe=recipe.name, number=number, total=len(experiment.recipes))
+            first = next(cell for cell in cells if cell.recipe is recipe)
+            outcome = yield from _try(first, folder)
+            if isinstance(outcome, Measured):
+                measured[recipe.name] = outcome
+            else:
+                errors[recipe.name] = outcome
+            _refuse_hopeless(experiment, measured, errors)
+    refuse_equal({name: found.effective for name, found in measured.items()})
+    _write_plan(experiment, folder, folds, command, looks)
+    yield _plan(experiment, cells, list(kept), measured=measured, errors=errors, rows=rows)
+    reference = next(iter(kept.values()), None)
+    for cell in cells:
+        if cell not in kept:
+            result = yield from _run(cell, folder)
+            if result is not None and reference is not None:
+                check_pair(reference, result)
+            reference = reference or result
+
+
+def _refuse_hopeless(experiment: Experiment, measured: Mapping[str, Measured], errors: Mapping[str, str]) -> None:
+    """Raise `SettingsError` as soon as trials show that nothing would be compared."""
+    if experiment.baseline in errors:
+        raise SettingsError(f"the baseline {experiment.baseline} cannot be run: {errors[experiment.baseline]}")
+    others = [recipe.name for recipe in experiment.recipes if recipe.name != experiment.baseline]
+    if all(name in errors for name in others):
+        why = "; ".join(f"{name}: {errors[name]}" for name in others)
+        raise SettingsError(f"only the baseline {experiment.baseline} can be run, so nothing would be compared: {why}")
+    refuse_equal({name: found.effective for name, found in measured.items()})
 
 
 def _read(cell: RunCell, folder: Path) -> RunResult | None:
@@ -131,7 +183,7 @@ def _run(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, RunRes
     log, failure = path.with_name(f"{path.name}.log"), path.with_name(f"{path.name}.failed.json")
     failure.unlink(missing_ok=True)
     yield from _wait_for(cell.recipe)
-    with _device_lock(cell.recipe), _process(cell, folder, path, log) as process:
+    with _device_lock(cell.recipe, folder), _process(cell, folder, path, log) as process:
         start = time.monotonic()
         yield RunStart(recipe=cell.recipe.name, fold=cell.fold, seed=cell.seed)
         events = _Events(path / "events.jsonl")
@@ -171,7 +223,7 @@ def _left_off(path: Path, recipe: Recipe) -> bool:
 def _try(cell: RunCell, folder: Path) -> Generator[ComparisonEvent, None, Measured | str]:
     """Time a few steps of a recipe in a fresh process that is stopped after them; where it fails, return why."""
     yield from _wait_for(cell.recipe)
-    with tempfile.TemporaryDirectory(prefix=TRIAL_PREFIX, dir=folder) as place, _device_lock(cell.recipe):
+    with tempfile.TemporaryDirectory(prefix=TRIAL_PREFIX, dir=folder) as place, _device_lock(cell.recipe, folder):
         path, log = Path(place) / "run", Path(place) / "log"
         started = time.time()
         with _process(cell, folder, path, log) as process:
@@ -347,7 +399,9 @@ def _plan(
     )
 
 
-def _write_plan(experiment: Experiment, folder: Path, folds: tuple[int, ...], command: str) -> None:
+def _write_plan(
+    experiment: Experiment, folder: Path, folds: tuple[int, ...], command: str, looks: tuple[int, ...]
+) -> None:
     write_yaml(folder / "experiment.yaml", experiment.settings)
     config = experiment.recipe(experiment.baseline).config
     write_json(
@@ -359,6 +413,8 @@ def _write_plan(experiment: Experiment, folder: Path, folds: tuple[int, ...], co
             "baseline": experiment.baseline,
             "seeds": experiment.seeds,
             "folds": folds,
+            "tolerance": experiment.tolerance,
+            "looks": looks,
             "data": _names(config.data),
             "model": config.model.name,
             "recipes": {recipe.name: {"folder": f"runs/{recipe.folder}"} for recipe in experiment.recipes},
@@ -402,6 +458,20 @@ def _refuse_other_data(experiment: Experiment, kept: dict[RunCell, RunResult]) -
             )
 
 
+def _refuse_other_looks(folder: Path, looks: tuple[int, ...], kept: Mapping[RunCell, RunResult]) -> None:
+    """Raise `RunFolderError` where runs were planned with other looks at them: that cannot be changed afterwards."""
+    if not kept or not (folder / "plan.json").is_file():
+        return
+    before = tuple(read_json(folder / "plan.json").get("looks") or ())
+    if before != looks:
+        planned = f"looks at {', '.join(map(str, before))} seeds" if before else "one look"
+        now = f"looks at {', '.join(map(str, looks))} seeds" if looks else "one look"
+        raise RunFolderError(
+            f"{folder}: its runs were planned with {planned}, and this command plans {now}: looks count only when they "
+            "are planned before the first run; give the same --settle as before, or another --output"
+        )
+
+
 def _names(data: DataSettings) -> str:
     """Name the files for people."""
     return str(data.path) if data.validation is None else f"{data.path} (validation: {data.validation})"
@@ -434,14 +504,31 @@ def _wait_for(recipe: Recipe) -> Iterator[Waiting]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        yield Waiting(device=device)
+        try:
+            holder = _holder_file(lock).read_text(encoding="utf-8", errors="replace")[:400]
+        except OSError:  # it has just begun, or just ended
+            holder = ""
+        yield Waiting(device=device, holder=holder)
     else:
         lock.release()
 
 
 @contextmanager
-def _device_lock(recipe: Recipe) -> Iterator[None]:
-    """Have the device alone: two timed runs at once would measure each other."""
+def _device_lock(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """Have the device alone, as two timed runs at once would measure each other; who waits reads by whom it is held."""
     _, lock = _lock_of(recipe)
     with lock.acquire(poll_interval=POLL_SECONDS):
-        yield
+        holder = _holder_file(lock)
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+            with os.fdopen(os.open(holder, flags, 0o600), "w", encoding="utf-8", errors="replace") as file:
+                file.write(f"{folder.absolute()} (process {os.getpid()})")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                holder.unlink()
+
+
+def _holder_file(lock: FileLock) -> Path:
+    return Path(lock.lock_file).with_suffix(".holder")

@@ -90,15 +90,17 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         """Train on the texts of X; `targets` are the columns to learn."""
         texts = self._read(data, reset=True)
         columns = dict(texts)
-        names = {target: _free_name(target, columns) for target in targets}
-        columns |= {names[target]: cells for target, cells in targets.items()}
+        for target, cells in targets.items():
+            columns[_free_name(target, columns)] = cells
+        target_columns = list(columns)[len(texts) :]
         check_consistent_length(*columns.values())
-        if len(next(iter(texts.values()))) == 1:
+        rows = len(next(iter(texts.values())))
+        if rows == 1:
             raise TableError("X: found 1 sample, expected at least two")
         own: dict[str, str] = {"data.task": kind}
-        if sample_weight is not None:
+        if (weights := _weights(sample_weight, rows)) is not None:
             own["data.weight"] = _free_name("sample_weight", columns)
-            columns[own["data.weight"]] = _weights(sample_weight, len(next(iter(texts.values()))))
+            columns[own["data.weight"]] = pa.array(weights)
         settings = self._settings() | own
         folder = _new_folder(self.output)
         try:
@@ -106,12 +108,12 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
                 columns,
                 output=folder,
                 text=list(texts),
-                target=list(names.values()),
+                target=target_columns,
                 settings=settings,
                 display=self.display,
             )
         except BaseException:
-            if self.output is None:
+            if self.output is None or not any(folder.iterdir()):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         self._texts = list(texts)
@@ -280,10 +282,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
             self._is_flat, self._places = False, np.arange(matrix.shape[1])
             return self._fit(X, targets, sample_weight, "multilabel")
         self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
-        weighed = places
-        if sample_weight is not None and np.shape(sample_weight) == places.shape:
-            weighed = places[np.asarray(sample_weight) != 0]
-        if len(np.unique(weighed)) < 2:
+        weights = _weights(sample_weight, len(places))
+        if len(np.unique(places if weights is None else places[weights != 0])) < 2:
             raise TableError("y: found one class in the rows that have a weight, expected at least two")
         class_names = _class_names(self.classes_)
         kind: TaskKind = "binary" if len(class_names) == 2 else "multiclass"
@@ -342,13 +342,17 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _weights(sample_weight: Any, rows: int) -> pa.Array:
-    weights = check_array(sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
+def _weights(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:
+    if sample_weight is None:
+        return None
+    weights: NDArray[np.float64] = check_array(
+        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+    )
     if weights.shape != (rows,):
         raise TableError(f"sample_weight: found the shape {weights.shape}, expected ({rows},), one for each row of X")
     if not weights.any():
         raise TableError("sample_weight: found only weights of zero, expected a positive one")
-    return pa.array(weights)
+    return weights
 
 
 def _target_names(targets: Any) -> list[str] | None:

@@ -12,7 +12,7 @@ from leantune.comparison.comparing import Comparison, RecipeResult
 from leantune.comparison.effects import Effect
 from leantune.comparison.results import RunResult
 from leantune.report.drawing import DASHES, SLOTS, WIDTH, Drawing, drawing, line_style, log_axis, marker
-from leantune.report.wording import MARKS, YARDSTICKS, effect_text, shorten, value_text
+from leantune.report.wording import MARKS, UNCLEAR, YARDSTICKS, effect_text, shorten, value_text
 from leantune.system.formatting import duration
 
 Floats = NDArray[np.float64]
@@ -55,6 +55,8 @@ def effects(comparison: Comparison, measure: str) -> str:
             axes.set_xlim(low, high)
         axes.set_ylim(PITCH * len(rows), 0)
         axes.yaxis.set_major_locator(NullLocator())
+        if (tolerance := compared[0].tolerance) is not None:
+            axes.axvspan(max(-tolerance, low), min(tolerance, high), color=SLOTS["muted"], alpha=0.12, linewidth=0)
         axes.axvline(1 if ratio else 0, color=SLOTS["muted"], linewidth=1.2, zorder=1)
         for row, (index, name, effect) in enumerate(rows):
             sheet.write(0, TOP + PITCH * row + 13, shorten(name, 20))
@@ -78,7 +80,8 @@ def _reach(compared: Sequence[Effect], ratio: bool) -> tuple[float, float]:
     table = np.log(table) if ratio else table
     largest = np.abs(table).max(axis=1)
     # An interval of two pairs can be a hundred times as wide as one of six, which would then be a dot.
-    cap = max(np.abs(table[:, 0]).max(), 3 * np.median(largest))
+    estimates = np.abs(table[:, 0]).max()
+    cap = max(estimates, min(3 * np.median(largest), max(2 * estimates, np.log(UNCLEAR)) if ratio else np.inf))
     low, high = min(0.0, table.clip(-cap, cap).min()), max(0.0, table.clip(-cap, cap).max())
     pad = 0.06 * (high - low) or 0.1
     return (float(np.exp(low - pad)), float(np.exp(high + pad))) if ratio else (float(low - pad), float(high + pad))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leantune.comparison.comparing import Comparison, RecipeResult
-from leantune.report.wording import effect_text, setting_text, value_text, verdict_text
+from leantune.report.wording import answer, effect_text, setting_text, settling, value_text, verdict_text
 from leantune.system.console import Terminal
 from leantune.system.formatting import countdown, duration, figure
 from leantune.system.terminal import printable
@@ -20,7 +20,7 @@ from leantune.training.events import ComparisonEvent, Plan, RunDone, RunProgress
 
 SHOWN = ("quality_best", "train_seconds", "peak_bytes")
 """Measures that have a column in the terminal: as many as 80 columns hold."""
-STYLES = {"better": "green", "worse": "red", "inconclusive": "dim"}
+STYLES = {"better": "green", "worse": "red", "as good": "cyan", "inconclusive": "dim"}
 
 
 class Overview:
@@ -47,6 +47,8 @@ class Overview:
         """Recipe -> what its runs took."""
         self._left: dict[str, int] = {}
         self._total = self._done = 0
+        self._counts: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        """Seeds and folds of the plan that was shown."""
         self._run_started = 0.0
 
     def __enter__(self) -> Self:
@@ -75,7 +77,10 @@ class Overview:
             case Plan():
                 self._show_plan(event)
             case Waiting():
-                self._line("waiting", f"another comparison is using {event.device}; this one goes on when it is free")
+                whose = f" for {event.holder}" if event.holder else ""
+                self._line(
+                    "waiting", f"another comparison is using {event.device}{whose}; this one waits for it to end"
+                )
             case RunStart():
                 self._run_started = time.monotonic()
                 self._show_run(event.recipe, 0.0, f"fold {event.fold} seed {event.seed}")
@@ -94,15 +99,24 @@ class Overview:
                 self._estimates[recipe.name] = recipe.seconds or 0.0
         self._total = sum(recipe.runs for recipe in plan.recipes)
         self._done = sum(recipe.finished for recipe in plan.recipes)
+        is_known, self._counts = self._counts == (plan.seeds, plan.folds), (plan.seeds, plan.folds)
+        if is_known:  # the estimates have come since
+            self._show_times(plan)
+            return
         counts = f"{len(plan.recipes)} recipes x {_counted(plan.folds, 'fold')} x {_counted(plan.seeds, 'seed')}"
         self._line(plan.title, f"{counts} = {self._total} runs on {plan.rows:,} rows", "cyan")
+        self._show_times(plan, with_settings=True)
+
+    def _show_times(self, plan: Plan, *, with_settings: bool = False) -> None:
+        """Show a line a recipe: what differs, what failed, and how long it takes as far as that is known."""
         lines = Table.grid(padding=(0, 0, 0, 2), expand=True)
         lines.add_column(max_width=24, overflow="fold")
         lines.add_column(overflow="fold", ratio=1)
         lines.add_column(justify="right")
         for recipe in plan.recipes:
             differs = [f"{name}: {setting_text(value)}" for name, value in recipe.differs.items() if value is not None]
-            what = Text(printable("baseline" if recipe.name == plan.baseline else ", ".join(differs) or "the same"))
+            said = "baseline" if recipe.name == plan.baseline else ", ".join(differs) or "the same"
+            what = Text(printable(said) if with_settings else "")
             if recipe.error:
                 what.append(printable(f"\nits trial failed: {recipe.error}"), style="red")
             times = []
@@ -180,17 +194,24 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
             *(_cell(recipe, measure.name, measure.unit, recipe.name == comparison.baseline) for measure in measures),
         )
     console.print()
+    for told in comparison.recipes[1:]:
+        line = Text(printable(f"{told.name}: "), style="bold")
+        console.print(line.append(printable(answer(told)), style="not bold"))
+    console.print()
     console.print(table)
     console.print(
         Text(
-            f"Against {printable(comparison.baseline)}, with 95% intervals; {_counted(comparison.folds, 'fold')}, "
-            f"{_counted(comparison.seeds, 'seed')}, {comparison.rows['training']:,} rows train and "
-            f"{comparison.rows['validation']:,} validate.",
+            f"Against {printable(comparison.baseline)}; the 95% intervals of a column hold for all recipes together; "
+            f"{_counted(comparison.folds, 'fold')}, {_counted(comparison.seeds, 'seed')}, "
+            f"{comparison.rows['training']:,} rows train and {comparison.rows['validation']:,} validate.",
             style="dim",
         )
     )
-    if len(comparison.folds) * len(comparison.seeds) == 2:
-        console.print(Text("Two pairs of runs make wide intervals; more seeds tell more.", style="dim"))
+    console.print(Text(printable(comparison.tolerance.said), style="dim"))
+    text, command = settling(comparison)
+    if text:
+        console.print(Text(printable(text)))
+        console.print(Text(printable(command), style="bold"), soft_wrap=True)
     for note in comparison.notes:
         console.print(Text(printable(note), style="yellow"))
 

@@ -27,7 +27,10 @@ from leantune.report.wording import (
     effect_text,
     numbers,
     pairs_note,
+    ruled_out,
+    scatter_text,
     setting_text,
+    settling,
     spread_text,
     value_text,
     verdict_text,
@@ -104,6 +107,7 @@ def report_json(comparison: Comparison) -> dict[str, Any]:
             "differs": {name: {"baseline": a, "recipe": b} for name, (a, b) in recipe.differs.items()},
             "runs": [_run_record(comparison, cell) for cell in recipe.cells],
             "means": recipe.means,
+            "metrics": recipe.metrics,
             "spreads": recipe.spreads,
             "effects": {name: _effect_record(effect) for name, effect in recipe.effects.items()},
             "reached": {"pairs": recipe.reached[0], "of": recipe.reached[1]},
@@ -124,6 +128,7 @@ def report_json(comparison: Comparison) -> dict[str, Any]:
         "data",
     )
     record = {"experiment": comparison.title} | {name: getattr(comparison, name) for name in same}
+    record["tolerance"] = comparison.tolerance.value
     record["measures"] = {
         m.name: {"label": m.label, "unit": m.unit, "kind": m.kind, "lower_is_better": m.lower_is_better}
         for m in comparison.measures
@@ -177,11 +182,13 @@ def _effect_record(effect: Effect) -> dict[str, Any]:
         "estimate": estimate and estimate.value,
         "low": estimate and estimate.low,
         "high": estimate and estimate.high,
-        "p_value": estimate and estimate.p_value,
-        "adjusted_p": effect.adjusted_p,
+        "adjusted_p": estimate and estimate.p_value,
         "pairs": estimate.pairs if estimate else 0,
         "verdict": effect.verdict,
         "reason": effect.reason,
+        "seed_error": effect.seed_error,
+        "row_error": effect.row_error,
+        "more_seeds": effect.more_seeds,
     }
 
 
@@ -192,19 +199,26 @@ def _view(comparison: Comparison) -> dict[str, Any]:
     return {
         "comparison": comparison,
         "lead": answer_lead(comparison),
+        "settling": settling(comparison),
         "answers": [
             (i, r.name, pairs_note(comparison, r), answer(r)) for i, r in enumerate(comparison.recipes) if r.effects
         ],
         "main": main,
         "more": more,
-        "rows": [_row(index, recipe, main, more) for index, recipe in enumerate(comparison.recipes)],
+        "rows": [
+            _row(index, recipe, main, more, len(comparison.folds)) for index, recipe in enumerate(comparison.recipes)
+        ],
         "yardsticks": [_yardstick_row(name, value, main) for name, value in comparison.yardsticks.items()],
+        "metrics": [
+            (name, [value_text(recipe.metrics.get(name), "") for recipe in comparison.recipes])
+            for name in dict.fromkeys(name for recipe in comparison.recipes for name in recipe.metrics)
+        ],
         "runs": list(_runs(comparison)),
         "facts": list(_facts(comparison)),
     }
 
 
-def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measure]) -> dict[str, Any]:
+def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measure], folds: int) -> dict[str, Any]:
     states = [cell.state for cell in recipe.cells]
     missing = [f"{states.count(state)} {state}" for state in ("failed", "unfinished") if state in states]
     done = f"{states.count('done')} of {len(states)} runs" if missing else f"{len(states)} runs"
@@ -217,8 +231,8 @@ def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measu
             value_text(recipe.means.get(n), u) for n, u in (("train_seconds", "s"), ("quality_best", ""))
         ),
         "differs": [(name, setting_text(a), setting_text(b)) for name, (a, b) in recipe.differs.items()],
-        "main": [_measured(recipe, measure) for measure in main],
-        "more": [_measured(recipe, measure) for measure in more],
+        "main": [_measured(recipe, measure, folds) for measure in main],
+        "more": [_measured(recipe, measure, folds) for measure in more],
     }
 
 
@@ -228,7 +242,7 @@ def _yardstick_row(name: str, value: float, measures: list[Measure]) -> dict[str
     return {"name": YARDSTICKS[name], "cells": [(m.label, cell) for m, cell in zip(measures, cells, strict=True)]}
 
 
-def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
+def _measured(recipe: RecipeResult, measure: Measure, folds: int) -> dict[str, str]:
     """Return one cell of a table: the mean and its spread, what changed, and the verdict."""
     mean, effect = recipe.means.get(measure.name), recipe.effects.get(measure.name)
     value, spread = value_text(mean, measure.unit), spread_text(recipe.spreads.get(measure.name), mean, measure.unit)
@@ -236,6 +250,9 @@ def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
         return {"label": measure.label, "value": value, "spread": spread, "change": ""}
     has_interval = effect.estimate is not None and effect.estimate.low is not None
     reasons = [effect.reason] if has_interval else []  # elsewhere the verdict says it
+    if has_interval and effect.verdict == "inconclusive" and measure.kind == "difference":
+        reasons.append(ruled_out(effect))
+    reasons.append(scatter_text(effect, folds))
     reached = f"reached in {recipe.reached[0]} of {recipe.reached[1]} pairs"
     if measure.name == "time_to_quality" and reached not in effect.reason:
         reasons.append(reached)
@@ -245,7 +262,7 @@ def _measured(recipe: RecipeResult, measure: Measure) -> dict[str, str]:
         "spread": spread,
         "change": effect_text(effect),
         "verdict": verdict_text(effect),
-        "kind": effect.verdict,
+        "kind": effect.verdict.replace(" ", "-"),
         "reason": "; ".join(filter(None, reasons)),
     }
 

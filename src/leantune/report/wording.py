@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -12,15 +13,13 @@ from leantune.comparison.effects import Effect
 from leantune.comparison.paired import Estimate
 from leantune.system.formatting import duration, figure
 
-MARKS = {"better": "▲", "worse": "▼", "inconclusive": "○"}
+MARKS = {"better": "▲", "worse": "▼", "as good": "◆", "inconclusive": "○"}
 """A shape for each verdict, so that no colour has to say it."""
 ANSWERED = ("train_seconds", "peak_bytes", "quality_best")
 """Measures that the answer at the top speaks about, in its order; the last evaluation's only if it says otherwise."""
-PHRASES = {
-    "train_seconds": ("trains {} times as fast", "takes {} times as long to train"),
-    "peak_bytes": ("needs {} times the peak memory", "needs {} times the peak memory"),
-}
-"""How a better and a worse ratio are said."""
+UNCLEAR = 20.0
+"""A ratio's interval that reaches further from 1 than so many times, either way, says no more than that it does."""
+MOST_SEEDS_TO_PASTE = 20
 YARDSTICKS = {"linear": "linear model", "constant": "constant answer"}
 """What the runs are held against besides each other, as it is called."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -63,7 +62,10 @@ def spread_text(spread: float | None, mean: float | None, unit: str) -> str:
 
 
 def effect_text(effect: Effect) -> str:
-    """Return a difference or ratio with its interval: `−0.0015 [−0.0100, +0.0070]`, `× 0.58 [0.55, 0.61]`."""
+    """Return a difference or ratio with its interval: `−0.0015 [−0.0100, +0.0070]`, `× 0.58 [0.55, 0.61]`.
+
+    The interval has as many places as it takes to see what the verdict sees in it.
+    """
     if effect.estimate is None:
         return "not compared"
     if effect.measure.kind == "ratio":
@@ -72,6 +74,8 @@ def effect_text(effect: Effect) -> str:
     known = [effect.estimate.value, effect.estimate.low, effect.estimate.high]
     value, *bounds = (bound * scale for bound in known if bound is not None)
     places = _places((bounds[1] - bounds[0]) / 2 if len(bounds) == 2 else abs(value), most)
+    limits = [0.0, *([] if effect.tolerance is None else [-effect.tolerance, effect.tolerance])]
+    places = _telling(bounds, [limit * scale for limit in limits], places)
     number, *interval = _numbers([value, *bounds], f"{'+' if any(known) else ''},.{places}f")
     return " ".join([number + after, *interval])
 
@@ -84,8 +88,25 @@ def _ratio(ratio: Estimate, *, invert: bool = False) -> list[str]:
         known = [value, *reversed(bounds)]
     narrow = len(known) == 3 and known[2] - known[1] < 0.015
     small = max(0, -1 - math.floor(math.log10(known[0]))) if known[0] > 0 else 0
-    places = (3 if narrow else 2) + small
-    return _numbers(known, f",.{1 if known[0] >= 10 else places}f")
+    places = 1 if known[0] >= 10 else (3 if narrow else 2) + small
+    places = _telling(known[1:], [1.0], places)
+    number, *interval = _numbers(known, f",.{places}f")
+    if len(known) == 3:
+        least, most = min(1.0, known[0]) / UNCLEAR, max(1.0, known[0]) * UNCLEAR
+        low = f"under {least:.2g}" if known[1] < least else minus(f"{known[1]:,.{places}f}")
+        high = f"over {most:,.0f}" if known[2] > most else minus(f"{known[2]:,.{places}f}")
+        interval = [f"[{low},{NO_BREAK}{high}]"]
+    return [number, *interval]
+
+
+def _telling(bounds: Sequence[float], limits: Sequence[float], places: int) -> int:
+    """Return so many places, or as many more as show each bound on its own side of each limit."""
+
+    def sides(shown: Callable[[float], float]) -> list[tuple[bool, bool]]:
+        return [(shown(bound) < limit, shown(bound) > limit) for bound in bounds for limit in limits]
+
+    truth = sides(float)
+    return next((p for p in range(places, 16) if sides(lambda bound, p=p: round(bound, p)) == truth), 16)  # type: ignore[misc]
 
 
 def _numbers(known: Sequence[float], form: str) -> list[str]:
@@ -125,43 +146,153 @@ def answer_lead(comparison: Comparison) -> str:
 
 
 def answer(recipe: RecipeResult) -> str:
-    """Return one sentence on what a recipe changed; what no interval tells apart from chance is never called equal."""
-    effects = [recipe.effects[name] for name in ANSWERED if name in recipe.effects]
-    best, last = recipe.effects.get("quality_best"), recipe.effects.get("quality_last")
+    """Return one sentence on what a recipe changed, as one would tell somebody who may want to switch it on."""
+    effects = recipe.effects
+    parts = [_quality(effects[name]) for name in ("quality_best",) if name in effects]
+    best, last = effects.get("quality_best"), effects.get("quality_last")
     if best and last and best.verdict != last.verdict:
-        effects.append(last)
-    tested = [effect for effect in effects if effect.estimate is not None and effect.estimate.low is not None]
-    shown = [_phrase(effect) for effect in tested if effect.verdict != "inconclusive"]
-    unsettled = [effect for effect in tested if effect.verdict == "inconclusive"]
-    bare = [(effect, effect.estimate.pairs) for effect in effects if effect.estimate and effect.estimate.low is None]
-    single = [effect for effect, pairs in bare if pairs == 1]
-    alike = [effect for effect, pairs in bare if pairs > 1]
-    missing = [effect for effect in effects if effect.estimate is None]
-    parts = [_listed(shown, "and")] if shown else []
-    if unsettled:
-        labels = [f"{e.measure.label} ({'; '.join(filter(None, (effect_text(e), e.reason)))})" for e in unsettled]
-        parts.append(f"no difference could be shown in {_listed(labels, 'or')}")
-    for group, what in ((alike, "alike in all pairs (no interval)"), (single, "in one pair, which may be chance")):
-        if group:
-            parts.append(f"{_listed([f'{e.measure.label} {effect_text(e)}' for e in group], 'and')} {what}")
-    if missing:
-        parts.append(f"{_listed([e.measure.label for e in missing], 'and')} could not be compared")
-    return f"{'; '.join(parts) or 'nothing was compared'}."
+        parts.append(_quality(last))
+    resources = [say(effects[name]) for name, say in SAID.items() if name in effects]
+    return f"{'; '.join([', '.join(resources), *parts] if resources else parts) or 'nothing was compared'}."
+
+
+def _training_time(effect: Effect) -> str:
+    if (unsure := _without_interval(effect)) or effect.estimate is None:
+        return unsure
+    if effect.verdict == "better":
+        return f"trains {_said_ratio(effect.estimate, 'as fast', invert=True)}"
+    if effect.verdict == "worse":
+        return f"takes {_said_ratio(effect.estimate, 'as long to train')}"
+    return f"training time is not settled: {_said_ratio(effect.estimate, 'as long')}"
+
+
+def _memory(effect: Effect) -> str:
+    if (unsure := _without_interval(effect)) or effect.estimate is None:
+        return unsure
+    if effect.verdict == "inconclusive":
+        return f"memory is not settled: {_said_ratio(effect.estimate, 'as much')}"
+    known = [effect.estimate.value, effect.estimate.low or 1.0, effect.estimate.high or 1.0]
+    sign, what = (-1, "less") if effect.verdict == "better" else (1, "more")
+    shares = sorted(100 * sign * (ratio - 1) for ratio in known)  # all above 0: the interval leaves out a ratio of 1
+    places = _telling(shares[:1], [0.0], 0)
+    least, share, most = (f"{share:.{places}f}%" for share in shares)
+    return f"with {share} {what} memory ({least} to {most})"
+
+
+def _quality(effect: Effect) -> str:
+    estimate, label = effect.estimate, effect.measure.label.removeprefix("best ")
+    if (unsure := _without_interval(effect)) or estimate is None:
+        return unsure
+    if effect.verdict == "as good":
+        return f"{label} as good (within {minus(figure(effect.tolerance or 0.0, 2))})"
+    if effect.verdict == "inconclusive":
+        return f"{label} is not settled: {ruled_out(effect)}"
+    return f"{label} {effect.verdict} by {_said_difference(effect)}"
+
+
+SAID = {"train_seconds": _training_time, "peak_bytes": _memory}
+"""Measures that the answer speaks of before the metric, and how."""
+
+
+def scatter_text(effect: Effect, folds: int) -> str:
+    """Say how far a difference scatters over pairs of runs and over rows: `± 0.0009 over seeds, ± 0.0031 over rows`."""
+    over = "seeds" if folds == 1 else "folds and seeds"
+    known = ((effect.seed_error, over), (effect.row_error, "rows"))
+    parts = [f"± {figure(error, 2)} over {what}" for error, what in known if error is not None]
+    text = f"standard error {', '.join(parts)}" if parts else ""
+    if (
+        folds == 1
+        and effect.row_error is not None
+        and effect.estimate is not None
+        and effect.verdict in ("better", "worse")
+        and abs(effect.estimate.value) < 2 * effect.row_error
+    ):
+        text += "; on other rows it may be otherwise"
+    return text
+
+
+def ruled_out(effect: Effect) -> str:
+    """Say what an inconclusive interval still leaves out: `at most 0.038 worse, at most 0.012 better`."""
+    if effect.estimate is None or effect.estimate.low is None or effect.estimate.high is None:
+        return ""
+    if effect.measure.kind == "ratio":
+        return f"from {_ratio(effect.estimate)[1].strip('[]').replace(f',{NO_BREAK}', ' to ')} times"
+    scale, after = (100, " points") if effect.measure.unit == "share" else (1, "")
+    worse, better = effect.estimate.high, -effect.estimate.low
+    if not effect.measure.lower_is_better:
+        worse, better = better, worse
+    return f"at most {figure(scale * worse, 2)}{after} worse, at most {figure(scale * better, 2)}{after} better"
+
+
+def _without_interval(effect: Effect) -> str:
+    """Say what there is of an effect without an interval; "" for one that has it."""
+    estimate, label = effect.estimate, effect.measure.label
+    if estimate is None:
+        return f"{label} could not be compared"
+    if estimate.low is not None:
+        return ""
+    if estimate.pairs == 1:
+        return f"{label} {effect_text(effect)} in one pair, which may be chance"
+    no_change = 1.0 if effect.measure.kind == "ratio" else 0.0
+    what = "the same" if estimate.value == no_change else f"{effect_text(effect)} alike"
+    return f"{label} {what} in all {estimate.pairs} pairs"
+
+
+def _said_ratio(ratio: Estimate, what: str, *, invert: bool = False) -> str:
+    """Return `3.04 times as fast (2.61 to 3.52)`."""
+    number, *interval = _ratio(ratio, invert=invert)
+    bounds = "".join(interval).strip("[]").replace(f",{NO_BREAK}", " to ")
+    return f"{number}{NO_BREAK}times {what} ({bounds.replace(' ', NO_BREAK)})"
+
+
+def _said_difference(effect: Effect) -> str:
+    """Return a difference without its sign: `0.0120 (0.0104 to 0.0131)`."""
+    number, *interval = effect_text(effect).split(" ", 1)
+    bounds = "".join(interval).strip("[]").split(f",{NO_BREAK}")
+    if number.startswith(minus("-")):
+        bounds.reverse()
+    return f"{number.strip('+−')} ({' to '.join(bound.strip('+−') for bound in bounds)})"
+
+
+def settling(comparison: Comparison) -> tuple[str, str]:
+    """Return what would settle the rest: a sentence, and the command that adds the seeds; "" where nothing would."""
+    wanted: dict[str, list[int | None]] = {}
+    for recipe in comparison.recipes:
+        for name in ANSWERED:
+            effect = recipe.effects.get(name)
+            if effect and effect.verdict == "inconclusive" and effect.estimate and effect.estimate.low is not None:
+                wanted.setdefault(effect.measure.label, []).append(effect.more_seeds)
+    known = {label: max(map(int, filter(None, seeds))) for label, seeds in wanted.items() if any(seeds)}
+    if not known:
+        return "", ""
+    parts = [
+        f"{label} by about {seeds} more {'seed' if seeds == 1 else 'seeds'}"
+        + (" (not of every recipe)" if None in wanted[label] else "")
+        for label, seeds in known.items()
+    ]
+    cheap = [seeds for seeds in known.values() if seeds <= MOST_SEEDS_TO_PASTE] or [min(known.values())]
+    text = (
+        f"What is not settled would be, if the runs go on as they did: {_listed(parts, 'and')}. Looking again after "
+        "adding seeds makes false verdicts likelier than 5 in 100."
+    )
+    return text, _with_seeds(comparison, max(cheap))
+
+
+def _with_seeds(comparison: Comparison, more: int) -> str:
+    """Return the command that repeats a comparison with so many more seeds."""
+    words = shlex.split(comparison.command)
+    if words[:2] != ["leantune", "compare"]:  # `leantune demo` has no settings; its folder has the experiment
+        folder = words[words.index("--output") + 1] if "--output" in words[:-1] else "."
+        words = ["leantune", "compare", f"{folder}/experiment.yaml", "--output", folder]
+    first = max(comparison.seeds, default=-1) + 1
+    seeds = ",".join(map(str, [*comparison.seeds, *range(first, first + more)]))
+    return shlex.join([*words, "--set", f"seeds=[{seeds}]"])
 
 
 def pairs_note(comparison: Comparison, recipe: RecipeResult) -> str:
     """Return in how many pairs a recipe was compared, where it has fewer than another: `(5 of 6 pairs)`."""
     most = max(map(_pairs, comparison.recipes))
     return f"({_pairs(recipe)} of {most} pairs)" if _pairs(recipe) < most else ""
-
-
-def _phrase(effect: Effect) -> str:
-    """Say a difference that is more than chance."""
-    name, better = effect.measure.name, effect.verdict == "better"
-    if effect.estimate is None or name not in PHRASES:
-        return f"is {effect.verdict} in {effect.measure.label} ({effect_text(effect)})"
-    number, *interval = _ratio(effect.estimate, invert=name == "train_seconds" and better)
-    return " ".join([PHRASES[name][0 if better else 1].format(number), *interval])
 
 
 def _pairs(recipe: RecipeResult) -> int:

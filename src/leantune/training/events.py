@@ -198,6 +198,8 @@ class Waiting:
     """Another comparison uses the device: this one waits until it is free."""
 
     device: str
+    holder: str = ""
+    """Its folder and process; "" where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
