@@ -72,7 +72,8 @@ class FittedDecisions:
     plain_score: float | None
     """The metric without fitted thresholds, on the same rows."""
     gain_interval: Interval | None
-    """95% interval of `score` - `plain_score`, by bootstrap over rows (or groups)."""
+    """95% interval of `score` - `plain_score`, by bootstrap over rows (or groups), with the thresholds as they are: a
+    little too narrow, as other rows would have given others."""
     flattered_score: float | None
     """The metric of `rule` on the rows that it was fitted on: what not to believe."""
 
