@@ -243,7 +243,7 @@ def test_a_table_like_one_of_something_else_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("name,body\n1,a\n", r"found no column 'text', expected one of 'name', 'body'"),
+        ("name,body\n1,a\n", r"found no column 'text', expected one of 'name', 'body'.* --text names a column"),
         ("name,text\n", r"found no rows"),
         ("name,text\n1,a\n2,b\n1,c\n", r"row 3, column 'name': found '1', expected another id than that of row 1"),
         ("name,text\n1,a\n ,b\n", r"row 2, column 'name': found ' ', expected a value"),

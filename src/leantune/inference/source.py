@@ -129,7 +129,11 @@ def open_source(
     names = read_column_names(source.path, options_of(checked))
     known = run.config.data.id
     own = checked.id or (known if known in names else None)
-    check_columns(source.path, names, [*checked.text, *([] if own is None else [own])])
+    other_name = (
+        "" if text else f" (the training's name; --text names a column that is called otherwise in {path.name})"
+    )
+    check_columns(source.path, names, checked.text, other_name)
+    check_columns(source.path, names, [] if own is None else [own])
     return replace(source, id=own)
 
 
