@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import leantune
+from fork_server import Server
 from leantune.inference import blocks, source
 from leantune.inference.file import PredictOptions, predict_file
 from leantune.inference.source import open_source, scan
@@ -161,6 +164,29 @@ def test_an_interrupted_command_goes_on_with_the_blocks_that_are_there(
     assert notes == ["35 of 50 predictions were there; it goes on with the others"]
     assert [event.done for event in events if isinstance(event, Progress)] == [45, 50]
     assert (tmp_path / "out.csv").read_bytes() == expected
+    assert hidden(tmp_path) == []
+
+
+def test_a_command_that_is_killed_and_stopped_ends_with_every_row_once(
+    run: Path, tmp_path: Path, server: Server
+) -> None:
+    rows = 3 * 4096 + 5
+    lines = [f"{row},ra {row}\n" for row in range(rows)]
+    (tmp_path / "many.csv").write_text("".join(["name,text\n", *lines]))
+    command = ("predict", run, "many.csv", "--output", "out.csv", "--device", "cpu")
+    for number, least in ((signal.SIGKILL, 1), (signal.SIGTERM, 2)):
+        process = server.begin(*command, folder=tmp_path)
+        while len(list(tmp_path.rglob("*.npy"))) < least and process.is_running():
+            time.sleep(0.01)
+        process.send(number)
+        assert process.wait() == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143}[number]
+        assert not (tmp_path / "out.csv").exists()
+    assert server.begin(*command, folder=tmp_path).wait() == 0
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert list(frame["name"]) == list(range(rows))
+    some = [0, 1, 4095, 4096, 8191, 8192, rows - 1]
+    expected = leantune.load(run).predict([f"ra {row}" for row in some]).values[:, 0]
+    np.testing.assert_allclose(frame["score"][some], expected, rtol=0, atol=1e-6)
     assert hidden(tmp_path) == []
 
 
