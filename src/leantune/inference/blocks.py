@@ -131,7 +131,7 @@ def _finished(folder: Path, sizes: NDArray[np.int64], outputs: int) -> set[int]:
     found = set()
     for number, size in enumerate(sizes):
         try:
-            if np.load(_place(folder, number), mmap_mode="r").shape == (size, outputs):
+            if np.load(_place(folder, number), mmap_mode="r", allow_pickle=False).shape == (size, outputs):
                 found.add(number)
         except (OSError, ValueError):  # not there, or cut off
             continue
@@ -152,7 +152,7 @@ def _predict_block(
 
 def _write_block(path: Path, values: NDArray[np.float64]) -> None:
     with saving(path, values.nbytes, then=AGAIN), replacing(path) as beside, beside.open("xb") as file:
-        np.save(file, values)
+        np.save(file, values, allow_pickle=False)
 
 
 def _join(
@@ -166,7 +166,7 @@ def _join(
             path.unlink(missing_ok=True)
         for number in range(blocks):
             check()
-            parts = [np.load(_place(folder / key, number)) for key in keys]
+            parts = [np.load(_place(folder / key, number), allow_pickle=False) for key in keys]
             for path, values in zip(paths, [ensemble.mean(parts), *parts], strict=False):
                 with path.open("ab") as file:
                     file.write(np.ascontiguousarray(values).data)
