@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,14 @@ def columns_of(run: Path, fold: str = "fold_0") -> tuple[list[list[str]], np.nda
 
 
 def load_cut(folder: Path) -> Any:
-    """The file that lies in the exported folder, and not leantune's own."""
+    """The file that lies in the exported folder, and not leantune's own; it leaves no compiled file there."""
     spec = importlib.util.spec_from_file_location("exported_cut", folder / "cut.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        spec.loader.exec_module(module)
     return module
 
 
