@@ -26,8 +26,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from leantune.inference.predictor import load
 from leantune.inference.trained_run import open_run
-from leantune.system.device import processor_name, supported_precisions
+from leantune.system.device import processor_name
 from leantune.tables.table import DataSettings, read_table
+from leantune.training.precision import supported_precisions
 
 OURS = "leantune fp32"
 
