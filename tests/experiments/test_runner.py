@@ -234,7 +234,7 @@ def test_recipes_may_be_compared_on_a_validation_file(settings: dict[str, Any], 
     run_quietly(settings, tmp_path / "out")
     comparison = rebuild_report(tmp_path / "out")
     assert comparison.rows == {"training": 60, "validation": 14, "total": 74}
-    assert comparison.data == f"{tmp_path / 'train.csv'} (validation: {valid})"
+    assert comparison.data == "train.csv (validation: valid.csv)"
     assert "data.validation" not in comparison.recipe("short").differs
     assert started(run_quietly(settings, tmp_path / "out")) == []
 

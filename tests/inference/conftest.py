@@ -31,3 +31,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Callable
         return made[key]
 
     return train
+
+
+@pytest.fixture(scope="session")
+def run(trained: Callable[..., Path]) -> Path:
+    return trained()
+
+
+@pytest.fixture(scope="session")
+def folds(trained: Callable[..., Path]) -> Path:
+    return trained(fold="all", folds__count=2)
+
+
+@pytest.fixture(scope="session")
+def classes(trained: Callable[..., Path]) -> Path:
+    return trained("multiclass")

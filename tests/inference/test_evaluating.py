@@ -31,16 +31,6 @@ def evaluate(run: Path, table: Path, output: Path | None = None, **options: Any)
 
 
 @pytest.fixture(scope="module")
-def run(trained: Callable[..., Path]) -> Path:
-    return trained()
-
-
-@pytest.fixture(scope="module")
-def classes(trained: Callable[..., Path]) -> Path:
-    return trained("multiclass")
-
-
-@pytest.fixture(scope="module")
 def moved(trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose table is not there any more."""
     run = trained(seed=7)

@@ -30,21 +30,6 @@ from tiny_encoders import make_texts
 TEXTS = make_texts(25, most_words=30, seed=5)
 
 
-@pytest.fixture(scope="module")
-def run(trained: Callable[..., Path]) -> Path:
-    return trained()
-
-
-@pytest.fixture(scope="module")
-def folds(trained: Callable[..., Path]) -> Path:
-    return trained(fold="all", folds__count=2)
-
-
-@pytest.fixture(scope="module")
-def classes(trained: Callable[..., Path]) -> Path:
-    return trained("multiclass")
-
-
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (source, blocks):

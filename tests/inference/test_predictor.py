@@ -29,21 +29,6 @@ def rows_of(table: Path, ids: list[str]) -> pd.DataFrame:
     return frame.set_index("name", drop=False).loc[ids].reset_index(drop=True)
 
 
-@pytest.fixture(scope="module")
-def run(trained: Callable[..., Path]) -> Path:
-    return trained()
-
-
-@pytest.fixture(scope="module")
-def folds(trained: Callable[..., Path]) -> Path:
-    return trained(fold="all", folds__count=2)
-
-
-@pytest.fixture(scope="module")
-def classes(trained: Callable[..., Path]) -> Path:
-    return trained("multiclass")
-
-
 @pytest.mark.parametrize(
     ("encoder", "kind", "settings"),
     [

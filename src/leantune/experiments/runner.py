@@ -38,6 +38,7 @@ from leantune.system.files import locked, read_json, unwritable, write_json, wri
 from leantune.system.safe_yaml import parse_yaml
 from leantune.system.settings import check
 from leantune.tables.folds import fold_table
+from leantune.tables.memory import MemoryTable
 from leantune.tables.table import DataSettings, data_sha256
 from leantune.training.evaluation import EvaluationSettings
 from leantune.training.events import (
@@ -416,7 +417,7 @@ def _write_plan(
             "tolerance": experiment.tolerance,
             "looks": looks,
             "data": _names(config.data),
-            "model": config.model.name,
+            "model": Path(config.model.name).name if Path(config.model.name).is_dir() else config.model.name,
             "recipes": {recipe.name: {"folder": f"runs/{recipe.folder}"} for recipe in experiment.recipes},
         },
     )
@@ -473,8 +474,9 @@ def _refuse_other_looks(folder: Path, looks: tuple[int, ...], kept: Mapping[RunC
 
 
 def _names(data: DataSettings) -> str:
-    """Name the files for people."""
-    return str(data.path) if data.validation is None else f"{data.path} (validation: {data.validation})"
+    """Name the files for people, without their folders: reports are shown to others."""
+    names = [str(path) if isinstance(path, MemoryTable) else path.name for path in data.files]
+    return names[0] if len(names) == 1 else f"{names[0]} (validation: {names[1]})"
 
 
 @contextmanager

@@ -333,7 +333,8 @@ def _write(source: _Source, folder: Path, options: _Options, notes: list[str], *
                 with saving(folder / ONNX_INT8, size // 4, then=AGAIN):
                     quantize_int8(folder / ONNX, folder / ONNX_INT8)
                 told = _describe(_loss_of_int8(trial, source, exact, OnnxModel(folder / ONNX_INT8), options.tolerance))
-                notes.append(f"{name}: {told}" if name else told)
+        found = checks if told is None else [*checks, told]
+        notes += [f"{name}: {text}" if name else text for text in found]
     page = model_card(
         run,
         source.fold,
