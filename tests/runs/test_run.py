@@ -615,6 +615,16 @@ def test_the_effective_settings_have_the_stride_and_repeat_a_run_with_windows(
     assert (tmp_path / "again" / "config.yaml").read_text() == text
 
 
+def test_by_default_an_epoch_reads_one_window_of_each_row(bert: Path, tmp_path: Path) -> None:
+    data = write_table(tmp_path / "train.csv")
+    run_all(tiny_config(data, bert, tokens=WINDOWS), tmp_path / "run")
+    windows = windows_of(read_texts(data, list(range(60))), tmp_path / "run" / "fold_0" / "model")
+    training = sorted(set(range(60)) - set(predictions_of(tmp_path / "run")["row"]))
+    assert max(len(windows[row]) for row in training) > 1
+    tokens = sum(len(windows[row][0]) for row in training)  # the windows of a row are of one length
+    assert metrics_of(tmp_path / "run")["overall"]["tokens"] == 2 * tokens
+
+
 def test_all_rows_train_in_windows_without_validation_and_pairs_have_windows(bert: Path, tmp_path: Path) -> None:
     data = write_table(tmp_path / "train.csv", kind="multiclass")
     target = {"data__text": ["text", "other"], "data__target": "label"}
