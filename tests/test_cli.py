@@ -281,7 +281,8 @@ def test_export_writes_a_model_and_prints_where(
 ) -> None:
     assert leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"))[0] == 0
     code, out, err = leantune("export", tmp_path / "run", "--output", tmp_path / "model")
-    assert (code, out.strip(), err) == (0, str(tmp_path / "model"), "")
+    assert (code, out.strip()) == (0, str(tmp_path / "model"))
+    assert err.startswith("Plain transformers with cut.py repeats the run's own predictions for ")
     assert {"README.md", "cut.py", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
     code, out, err = leantune("export", tmp_path / "run", "--output", tmp_path / "model")
     assert (code, out) == (2, "")
