@@ -2,9 +2,8 @@
 
 # ruff: noqa: PLC0415
 import sys
-from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +11,6 @@ from leantune.system import threads
 from leantune.system.errors import LeantuneError, SettingsError
 from leantune.system.stopping import Stopped, listen
 from leantune.system.terminal import flush_standard_streams, hold_standard_streams, say
-
-if TYPE_CHECKING:
-    from leantune.training.events import Event
 
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
@@ -191,9 +187,8 @@ def evaluate(
 ) -> None:
     """Tell how good a finished run is on a table with targets: metrics with intervals, beside simple answers."""
     threads.set_up_threads()
-    from leantune.inference.evaluation import evaluate_file
+    from leantune.inference.evaluation import evaluate_and_show
     from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
-    from leantune.runs.display import Display
 
     runs, data = split_paths(paths)
     options = PredictOptions(
@@ -205,14 +200,8 @@ def evaluate(
         precision=as_precision(precision),
         assignments=tuple(assign or ()),
     )
-    found = []
-
-    def work() -> "Generator[Event, None, None]":
-        found.append((yield from evaluate_file(runs, data, None if output is None else output.expanduser(), options)))
-
-    for _ in Display.over(work()):
-        pass
-    for line in found[0].lines():
+    found = evaluate_and_show(runs, data, None if output is None else output.expanduser(), options)
+    for line in found.lines():
         say(line)
 
 
