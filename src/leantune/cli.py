@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for options and commands that do not exist; it has no public name for it."""
 
 TABLE_HELP = "Table of rows: .csv, .tsv, .jsonl or .parquet, also with .gz or .zst appended."
 Targets = Annotated[list[str] | None, typer.Option(metavar="COL", help="Column to learn; repeat for several.")]
@@ -367,7 +370,11 @@ def main() -> None:
     hold_standard_streams()
     listen()
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        error.show()
+        _suggest_setting(getattr(error, "option_name", ""))
+        sys.exit(error.exit_code)
     except Stopped as stopped:
         say(f"leantune: stopped by {stopped.name}", error=True)
         raise
@@ -376,3 +383,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     finally:
         flush_standard_streams()
+
+
+def _suggest_setting(option: str) -> None:
+    """Say how a setting is given that was taken for an option, such as `--epochs`."""
+    if not option.startswith("--"):
+        return
+    from leantune.runs.config import Config
+    from leantune.system.settings import nearest_setting
+
+    for name in nearest_setting(option.lstrip("-").replace("-", "_"), Config):
+        say(f"It is a setting: --set {name}=VALUE", error=True)
