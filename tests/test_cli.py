@@ -66,6 +66,15 @@ def test_train_writes_a_run_and_prints_where(
     assert "rmse" in err
 
 
+def test_all_files_of_the_model_may_be_read_by_the_same_people(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"))
+    files = list((tmp_path / "run" / "fold_0" / "model").iterdir())
+    assert "model.safetensors" in {file.name for file in files}
+    assert len({file.stat().st_mode for file in files}) == 1
+
+
 def test_the_parts_of_a_commands_time_add_up_to_the_whole_process(
     data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
 ) -> None:

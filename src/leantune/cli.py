@@ -370,7 +370,7 @@ def main() -> None:
     hold_standard_streams()
     listen()
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
         error.show()
         _suggest_setting(getattr(error, "option_name", ""))

@@ -152,7 +152,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_an_unknown_setting_is_refused_wherever_it_stands(tmp_path):
     assert "optimizer.lr: there is no such setting" in problem(write_yaml(tmp_path, "optimizer: {lr: 1}"))
-    assert "optimizer.epoch: there is no such setting; did you mean optimizer.epochs?" in problem(None, "optimizer.epoch=1")
+    assert "optimizer.epoch: there is no such setting; did you mean optimizer.epochs?" in problem(
+        None, "optimizer.epoch=1"
+    )
     assert "model.nam: there is no such setting; did you mean model.name?" in problem(None, **{"model.nam": "demo"})
 
 
