@@ -16,7 +16,7 @@ from leantune.runs.config import Config
 from leantune.runs.run import run
 from leantune.training.events import Checkpoint
 
-TIMES = ("time", "seconds", "tokens_per_second", "memory", "bytes", "utilization", "matrix_rate", "sessions")
+TIMES = ("time", "seconds", "tokens_per_second", "memory", "bytes", "utilization", "matrix_rate", "startup", "sessions")
 
 
 class RowTrace:

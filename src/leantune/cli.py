@@ -20,6 +20,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+STARTING = "leantune: loading torch and transformers, which takes some seconds"
+"""Said before that, so that nobody wonders what happens."""
+
 UsageError: Any = typer.BadParameter.__base__
 """What typer raises for options and commands that do not exist; it has no public name for it."""
 
@@ -66,6 +69,7 @@ def train(
     group: Group = None,
 ) -> None:
     """Fine-tune an encoder on a table of texts, and measure it."""
+    say(STARTING, error=True)
     threads.set_up_threads()
     from leantune.runs.display import Display
     from leantune.runs.run import load_run_config, run

@@ -103,6 +103,7 @@ def test_a_run_has_the_warnings_of_its_events_and_so_has_a_finished_one_that_is_
 
     def prepare(*given: Any) -> Any:
         prepared, encoder = yield from real(*given)
+        yield from (*said, said[0])
         object.__setattr__(prepared, "notes", (*prepared.notes, *said, said[0]))
         return prepared, encoder
 

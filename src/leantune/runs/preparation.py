@@ -1,5 +1,6 @@
 """Everything before training, from a file to rows and a loaded encoder: every stage is known, every `auto` resolved."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from leantune.inspection.findings import duplicates_across_folds, unknown_tokens
 from leantune.runs.config import Config
 from leantune.system.device import available_bytes
 from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
+from leantune.system.formatting import duration
 from leantune.tables.folds import FoldNumber, Folds, fold_table
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets, TaskKind
@@ -73,15 +75,35 @@ class Prepared:
     fold_numbers: list[FoldNumber]
     """The folds to train."""
     notes: tuple[Note, ...]
+    """What was told on the way, for the record."""
+    startup: Mapping[str, float]
+    """Seconds of each part of the preparation: `table`, `model` (loading, and proving what it can), `tokens`."""
+
+
+class _Parts:
+    """Where the time of the preparation goes: each part ends where the next begins."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def end(self, name: str) -> float:
+        """End a part, add its seconds to those under its name, and return them."""
+        now = time.perf_counter()
+        took, self._began = now - self._began, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        return took
 
 
 def prepare(
     config: Config, precision: Precision, own_metric: Metric | None = None
 ) -> Generator[Event, None, tuple[Prepared, Encoder]]:
-    """Do everything before training, the quick checks first; return what the folds share, and a loaded encoder.
+    """Do everything before training, the quick checks first, and tell what is found as soon as it is; return what the
+    folds share, and a loaded encoder.
 
     `own_metric` chooses the best evaluation, if there is one, whatever the settings say.
     """
+    parts, notes = _Parts(), list[Note]()
     table, targets, folds = fold_table(config.data, None if config.fold == "none" else config.folds)
     task = make_task(targets, config.loss)
     metric = own_metric or _resolve_metric(config, targets.kind)
@@ -92,6 +114,10 @@ def prepare(
             raise TableError(
                 f"{table.path}: all rows that train in fold {number} have the weight 0; nothing can be learned"
             )
+
+    parts.end("table")
+    notes += _notes_on_table(config, targets, folds, rows=len(table))
+    yield from notes
 
     name = model_path(config.model.name)
     tokenizer = load_tokenizer(name, config.model.revision)
@@ -116,6 +142,9 @@ def prepare(
             f"batching.layout: fixed is not possible with {encoder.model.config.model_type}: padding changes what it "
             "computes for a text; set it to auto or dynamic, with which only rows of equal length share a micro-batch"
         )
+    loading = parts.end("model")
+    notes.append(Note(about="model", text=f"{config.model.name}; {encoder.head_reason}; loaded in {duration(loading)}"))
+    yield notes[-1]
     sequences = yield from _sequences(table, tokenizer, encoder, config)
     findings = _inspect(config, table, targets, folds, fold_numbers, tokenizer=tokenizer, sequences=sequences)
     cut_alike(tokenizer, sequences, config.tokens)
@@ -158,6 +187,12 @@ def prepare(
             "device": str(precision.device),
         }
     )
+    parts.end("tokens")
+    chosen = _notes_on_choices(
+        config, effective, targets=targets, batching=batching, sequences=sequences, encoder=encoder, precision=precision
+    )
+    rest = [*chosen, *findings]
+    yield from rest
     return Prepared(
         config=effective,
         ids=table.ids,
@@ -181,19 +216,8 @@ def prepare(
             for number in fold_numbers
         },
         fold_numbers=fold_numbers,
-        notes=(
-            *_notes(
-                config,
-                effective,
-                targets=targets,
-                folds=folds,
-                batching=batching,
-                sequences=sequences,
-                encoder=encoder,
-                precision=precision,
-            ),
-            *findings,
-        ),
+        notes=(*notes, *rest),
+        startup=parts.seconds,
     ), encoder
 
 
@@ -291,26 +315,27 @@ def _resolve_optimizer(config: Config, encoder: Encoder, training_rows: int) -> 
     )
 
 
-def _notes(
-    config: Config,
-    effective: Config,
-    *,
-    targets: Targets,
-    folds: Folds,
-    batching: Batching,
-    sequences: Sequences,
-    encoder: Encoder,
-    precision: Precision,
-) -> Iterator[Note]:
-    """Tell up front what was chosen and why, and what is cut."""
-    rows = len(sequences.lengths)
+def _notes_on_table(config: Config, targets: Targets, folds: Folds, *, rows: int) -> Iterator[Note]:
+    """Tell what the table is read as."""
     yield Note(about="data", text=f"{rows:,} rows of {' and '.join(map(str, config.data.files))}")
     yield Note(about="task", text=targets.reason)
     yield Note(about="folds", text=_describe_folds(config, folds))
     for text in folds.notes:
         yield Note(about="folds", text=text)
+
+
+def _notes_on_choices(
+    config: Config,
+    effective: Config,
+    *,
+    targets: Targets,
+    batching: Batching,
+    sequences: Sequences,
+    encoder: Encoder,
+    precision: Precision,
+) -> Iterator[Note]:
+    """Tell what was chosen and why, and what is cut."""
     yield Note(about="tokens", text=_describe_lengths(config, sequences))
-    yield Note(about="model", text=f"{config.model.name}; {encoder.head_reason}")
     if targets.kind == "regression" and config.loss.standardize and encoder.output_layer is None:
         text = "its last layer cannot take the targets' scale: they are learned in the table's units"
         yield Note(about="loss", text=text)

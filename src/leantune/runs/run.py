@@ -1,6 +1,6 @@
 """A run from its prepared rows to its folder, and the Python interface to it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -81,14 +81,8 @@ def _run(
     else:
         refuse_taken(output)
     forget_process_peak()
-    device = resolve_device(config.device)
-    clock = PhaseClock(started_at, partial(synchronize, device))
-    precision = make_precision(config.precision, device)
-    prepared, first = yield from prepare(config, precision, metric)
-    with precision.compute():  # a TF32 run is held against TF32 products
-        rate, rate_of = matrix_rate(device, precision.matrix_dtype)
-    forget_peak(device)  # of those products, and of what ran before in this process
-    session = Session.begin(prepared, first, clock)
+    prepared, first, session, machine = yield from _begin(config, metric, started_at)
+    clock, rate = session.clock, machine["matrix_rate"]["flops_per_second"]
     encoder: Encoder | None = first
     del first  # so that no name keeps the first fold's encoder while another trains
 
@@ -98,12 +92,11 @@ def _run(
             yield from _tell_finished(output, finished, config)
             return
         progress = find_progress(output, prepared.fold_numbers, force=force) if resume else None
-        notes: list[Note | Resume] = list(prepared.notes)
+        notes: list[Note | Resume] = []
         if resume and progress is None:
             clear_unfinished(output)
             yield Note(about="resume", text=f"{output} has no checkpoint: the run begins")
         if progress is not None:
-            yield from prepared.notes  # recorded when the run began
             changes = refuse_other(
                 output,
                 fingerprint(progress.state["settings"], progress.state["environment"]),
@@ -117,6 +110,8 @@ def _run(
         with RunFolder(output, go_on_at=None if progress is None else progress.state["events_bytes"]) as folder:
             folder.write_config(session.settings)
             folder.write_environment(session.environment)
+            for told in prepared.notes if progress is None else ():  # or recorded when the run began
+                folder.write_event(told)
             for note in notes:
                 folder.write_event(note)
                 yield note
@@ -143,15 +138,34 @@ def _run(
                 "folds": {str(number): result.metrics for number, result in results.items()},
                 "overall": _overall(prepared, results, clock, rate)
                 | {f"peak_{of}_bytes": peak for of, peak in session.peaks_until_now().items()}
-                | {
-                    "matrix_rate": {"flops_per_second": rate, "measured_on": rate_of},
-                    "sessions": 1 + len(session.environment["resumed"]),
-                },
+                | {"sessions": 1 + len(session.environment["resumed"])}
+                | machine,
             }
             yield from _finish(prepared, results, metrics, folder)
         if not prepared.config.checkpoint.keep:
             remove_checkpoints(output, list(results))
     yield RunEnd(metrics=metrics)
+
+
+def _begin(
+    config: Config, metric: Metric | None, started_at: float | None
+) -> Generator[Event, None, tuple[Prepared, Encoder, Session, dict[str, Any]]]:
+    """Do everything before training; return what the folds share, the first fold's encoder, and the session.
+
+    The last is what `metrics.json` has of the machine: `matrix_rate`, and where the time of the start went.
+    """
+    device = resolve_device(config.device)
+    clock = PhaseClock(started_at, partial(synchronize, device))
+    precision = make_precision(config.precision, device)
+    imports = clock.total()
+    prepared, encoder = yield from prepare(config, precision, metric)
+    prepared_at = clock.total()
+    with precision.compute():  # a TF32 run is held against TF32 products
+        rate, rate_of = matrix_rate(device, precision.matrix_dtype)
+    startup = {"imports": imports, **prepared.startup, "matrix_rate": clock.total() - prepared_at}
+    forget_peak(device)  # of those products, and of what ran before in this process
+    machine = {"matrix_rate": {"flops_per_second": rate, "measured_on": rate_of}, "startup": startup}
+    return prepared, encoder, Session.begin(prepared, encoder, clock), machine
 
 
 def _tell_finished(output: Path, metrics: dict[str, Any], config: Config) -> Iterator[Event]:
