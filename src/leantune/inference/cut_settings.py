@@ -24,7 +24,7 @@ def make_cut_settings(run: TrainedRun, tokenizer: Any, encoder: Encoder) -> dict
             f"{run.folder}: its texts were read with tokens.truncation {tokens.truncation}, and what is exported can "
             f"cut only by {', '.join(cut.TRUNCATIONS)}"
         )
-    template = discover_template(tokenizer, pair=len(run.config.data.text) == 2)
+    template = discover_template(tokenizer, pair=run.config.data.text_count == 2)
     types = template.token_types if encoder.takes_token_types else None
     return {
         "truncation": tokens.truncation,

@@ -154,7 +154,7 @@ def ensemble_card(run: TrainedRun, members: Sequence[tuple[str, TrainedRun, Trai
 def _title(run: TrainedRun) -> str:
     columns = ", ".join(map(_plain, run.config.data.target[:4]))
     more = f" and {len(run.config.data.target) - 4} more" if len(run.config.data.target) > 4 else ""
-    return f"{columns}{more} from {'pairs of texts' if len(run.config.data.text) == 2 else 'texts'}"
+    return f"{columns}{more} from {'pairs of texts' if run.config.data.text_count == 2 else 'texts'}"
 
 
 def _what(run: TrainedRun) -> str:
@@ -172,7 +172,7 @@ def _what(run: TrainedRun) -> str:
 
 
 def _use(run: TrainedRun, form: Format, cut: Mapping[str, Any], has_int8: bool) -> str:
-    pair = len(run.config.data.text) == 2
+    pair = run.config.data.text_count == 2
     columns = 'firsts = ["A text."]\nseconds = ["Another text."]' if pair else 'texts = ["A text.", "Another text."]'
     names = "firsts, seconds" if pair else "texts"
     answers = {"regression": "logits", "multilabel": "1 / (1 + np.exp(-logits))"}.get(
@@ -217,7 +217,7 @@ def _use(run: TrainedRun, form: Format, cut: Mapping[str, Any], has_int8: bool) 
 
 
 def _other_ways(run: TrainedRun, cut: Mapping[str, Any]) -> str:
-    pair = len(run.config.data.text) == 2
+    pair = run.config.data.text_count == 2
     given = '{"text": "A text.", "text_pair": "Another text."}' if pair else '"A text."'
     what = {
         "regression": "`score` is the number itself",
@@ -252,12 +252,12 @@ def _long_texts(run: TrainedRun, cut: Mapping[str, Any]) -> str:
         f"The model reads at most {cut['max_length']:,} tokens of a row, special tokens included: {room:,} of the "
         f"texts themselves. A longer text must be cut as it was in training: {keeps}. "
     )
-    if len(run.config.data.text) == 2:
+    if run.config.data.text_count == 2:
         text += "Of a pair the longer text is cut first, down to the other's length, and then both evenly. "
     text += "`cut.py` does so; it is plain Python without other packages, and reads `cut.json`. "
     if cut["truncation"] == "head_tail":
         text += "`truncation=True` of a tokenizer cannot: it keeps the first tokens only, and gives other predictions."
-    elif len(run.config.data.text) == 2:
+    elif run.config.data.text_count == 2:
         text += "`truncation=True` of the tokenizer may cut a pair at another token, and gives other predictions then."
     else:
         text += "`truncation=True` of this tokenizer cuts alike."

@@ -66,7 +66,7 @@ class RowSource:
 
         Raises `TableError` where the table has not what the run needs.
         """
-        table, everything, task = self._table, np.arange(len(self._table)), self._run.task
+        table, everything, task = self._table, self._table.row_numbers, self._run.task
         if self._is_own and fold.number != "none":
             return self._validated(fold)
         return ValidationRows(
@@ -87,9 +87,12 @@ class RowSource:
         except (OSError, pa.ArrowException) as error:
             raise unreadable(fold.predictions, error) from None
         rows = stored["row"].to_numpy()
-        if len(rows) and rows.max() >= len(self._table):
+        there = self._table.row_numbers  # ascending; rows may have been left out
+        places = np.minimum(np.searchsorted(there, rows), len(there) - 1)
+        if (lost := there[places] != rows).any():
             raise RunFolderError(
-                f"{fold.predictions}: found row {rows.max() + 1}, and {self._table.path} has {len(self._table)}"
+                f"{fold.predictions}: found row {rows[lost][0] + 1}, which {self._table.path} does not have "
+                f"({len(there):,} rows)"
             )
         task = self._run.task
         targets = stored["target"].to_pylist()
@@ -99,7 +102,7 @@ class RowSource:
         else:
             parsed = np.array(targets, dtype=np.float64).reshape(len(rows), -1)
         return ValidationRows(
-            texts=tuple(column.take(pa.array(rows)) for column in self._table.texts),
+            texts=tuple(column.take(pa.array(places)) for column in self._table.texts),
             targets=parsed,
             predictions=np.array(stored["prediction"].to_pylist(), dtype=np.float64).reshape(len(rows), -1),
             row_numbers=rows,

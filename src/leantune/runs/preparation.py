@@ -182,6 +182,7 @@ def prepare(
         },
         fold_numbers=fold_numbers,
         notes=(
+            *(Note(about="data", text=text) for text in table.notes),
             *_notes(
                 config,
                 effective,

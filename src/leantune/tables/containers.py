@@ -82,9 +82,7 @@ def zip_member(path: Path) -> str:
     """Return the name of the only file in an archive; TableError where there is not one."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [
-                name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")
-            ]
+            names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
     except (zipfile.BadZipFile, OSError) as error:
         raise TableError(f"{path}: found {one_line(error)}, expected a whole zip archive; copy it again") from None
     if len(names) != 1:
@@ -155,7 +153,9 @@ def _open_part(stack: ExitStack, path: Path, kind: str) -> ArrowSource:
     else:
         reader = pa.ipc.open_file(stream)
         batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-    return ArrowSource(schema=reader.schema.remove_metadata(), batches=lambda columns, rows: _sliced(batches, columns, rows))
+    return ArrowSource(
+        schema=reader.schema.remove_metadata(), batches=lambda columns, rows: _sliced(batches, columns, rows)
+    )
 
 
 def _sliced(batches: Iterator[pa.RecordBatch], columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -216,7 +216,9 @@ def _excel(path: Path, sheet: str | None) -> ArrowSource:
         raise TableError(f"{path}: found two columns named {twice!r}, expected one; rename one of them")
     schema = pa.schema([(name, pa.large_string()) for name in columns])
     padded = [row + [None] * (len(columns) - len(row)) for row in cells]
-    table = pa.table([pa.array([row[place] for row in padded], pa.large_string()) for place in range(len(columns))], schema)
+    table = pa.table(
+        [pa.array([row[place] for row in padded], pa.large_string()) for place in range(len(columns))], schema
+    )
     return ArrowSource(
         schema=schema, batches=lambda wanted, count: iter(table.select(wanted).to_batches(max_chunksize=count))
     )

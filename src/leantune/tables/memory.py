@@ -87,7 +87,8 @@ def columns_of(
 
     A cell is written as a Parquet file's is: numbers as Python writes them, true and false, NaN as null. `texts` are
     the names of the columns where `data` has none, in their order: a list of texts has one column, a list of pairs
-    two. Cells of the columns `lists` may be lists, which are written as JSON. Rows count from 1 in messages. Raises `TableError`, which calls the table `name`, where it is of another type,
+    two. Cells of the columns `lists` may be lists, which are written as JSON. Rows count from 1 in messages.
+    Raises `TableError`, which calls the table `name`, where it is of another type,
     lacks a column, or a cell is neither a text nor a number.
     """
     source = _open(data, name)

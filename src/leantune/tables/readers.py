@@ -422,9 +422,9 @@ def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hin
 
 
 def file_format(path: Path) -> tuple[str | None, str | None]:
-    """Give the format of a name (csv, tsv, json, parquet, arrow, excel or None) and compression (gzip, zstd, zip or None).
+    """Give the format that a name stands for, and its compression.
 
-    Of `data.zip` the format is that of its only member; of a folder it is parquet or dataset.
+    The format is csv, tsv, json, parquet, arrow, excel or None; the compression is gzip, zstd, zip or None. Of `data.zip` the format is that of its only member; of a folder it is parquet or dataset.
     """
     compression = "zip" if path.suffix.lower() == ".zip" else COMPRESSIONS.get(path.suffix.lower())
     name = path.with_suffix("") if compression else path
