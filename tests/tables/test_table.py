@@ -289,12 +289,12 @@ def test_a_missing_file_is_named(tmp_path):
         read(tmp_path / "nowhere.csv", text="text")
 
 
-def test_a_folder_is_no_table(tmp_path):
-    with pytest.raises(TableError, match=r"found a folder, expected a file"):
+def test_a_folder_without_parts_is_no_table(tmp_path):
+    with pytest.raises(TableError, match=r"found a folder without Parquet files.*set data\.path"):
         read(tmp_path, text="text")
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.gz", "rows.csv.bz2"])
+@pytest.mark.parametrize("name", ["rows.xls", "rows", "rows.gz", "rows.csv.bz2"])
 def test_an_unknown_file_name_lists_the_known_ones(name, tmp_path):
     assert ".csv, .tsv, .jsonl, .ndjson, .json, .parquet" in problem(tmp_path / name, "text\na\n", text="text")
 
@@ -756,7 +756,10 @@ def test_a_validation_file_that_is_not_there_is_named_with_its_setting(tmp_path)
     [
         ({"fold": "part"}, "validation: not used where fold"),
         ({"group": "author"}, "group: not used where validation"),
-        ({"encoding": "cp932"}, "encoding is not used for Parquet, and the file is a.parquet and b.parquet"),
+        (
+            {"encoding": "cp932"},
+            "encoding is not used for Parquet, Arrow and Excel, and the file is a.parquet and b.parquet",
+        ),
     ],
 )
 def test_settings_that_a_validation_file_makes_meaningless_are_refused(more, message):

@@ -235,15 +235,17 @@ def _classes(targets: NDArray[np.generic], predictions: NDArray[np.float64], nam
 
 
 def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64], names: frozenset[MetricName]) -> Scorer:
-    truth, chosen = targets == 1, predictions >= 0.5
-    losses = -probability_logarithms(np.where(truth, predictions, 1 - predictions)).mean(axis=1)
+    known = ~np.isnan(targets.astype(np.float64))  # labels that were not scored count nowhere
+    truth, chosen = targets == 1, (predictions >= 0.5) & known
+    losses = (-probability_logarithms(np.where(truth, predictions, 1 - predictions)) * known).sum(axis=1)
+    scored, scored_of_row = known.T.astype(np.float64), known.sum(axis=1).astype(np.float64)
     all_right = (truth == chosen).all(axis=1).astype(np.float64)
     truths, choices, both = (m.T.astype(np.float64) for m in (truth, chosen, truth & chosen))
-    ranked = zip(truth.T, predictions.T, strict=True) if names & RANKED else []
+    ranked = zip(truth.T, predictions.T, strict=True) if names & RANKED and known.all() else []
     areas = [_make_areas(t, p) for t, p in ranked]
 
     def score(weights: Weights) -> dict[MetricName, Scores]:
-        total = weights.sum(axis=0)
+        total = scored @ weights
         rows, chosen_rows, hits = truths @ weights, choices @ weights, both @ weights
         rest = total - rows - chosen_rows + hits
         f1 = _divide(2 * hits, rows + chosen_rows)
@@ -255,7 +257,7 @@ def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64], 
         return {
             "accuracy": _mean(weights, all_right)[0],
             "f1_macro": f1.mean(axis=0),
-            "log_loss": _mean(weights, losses)[0],
+            "log_loss": (losses @ weights) / (scored_of_row @ weights),
             "roc_auc": roc,
             "mcc": _mean_of_defined(np.where(varied, mcc, np.nan)),
             "f1_micro": 2 * hits.sum(axis=0) / (rows.sum(axis=0) + chosen_rows.sum(axis=0)),

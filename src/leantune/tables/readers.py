@@ -424,7 +424,8 @@ def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hin
 def file_format(path: Path) -> tuple[str | None, str | None]:
     """Give the format that a name stands for, and its compression.
 
-    The format is csv, tsv, json, parquet, arrow, excel or None; the compression is gzip, zstd, zip or None. Of `data.zip` the format is that of its only member; of a folder it is parquet or dataset.
+    The format is csv, tsv, json, parquet, arrow, excel or None; the compression is gzip, zstd, zip or None. Of
+    `data.zip` the format is that of its only member; of a folder it is parquet or dataset.
     """
     compression = "zip" if path.suffix.lower() == ".zip" else COMPRESSIONS.get(path.suffix.lower())
     name = path.with_suffix("") if compression else path
@@ -445,15 +446,20 @@ def refuse_cells(
         raise cell_error(path, first_row + row, column, shown(values[row].as_py()), expected=expected)
 
 
-def cell_error(path: Path | str, row: int, column: str, found: str, *, expected: str) -> TableError:
+def cell_error(
+    path: Path | str,
+    row: int,
+    column: str,
+    found: str,
+    *,
+    expected: str,
+    advice: str = "correct the cell or remove the row",
+) -> TableError:
     """Make the error for one cell; `row` is an index from 0, and the message counts from 1.
 
     `path` is a file, or what messages call a table that is none.
     """
-    return TableError(
-        f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; "
-        "correct the cell or remove the row"
-    )
+    return TableError(f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; {advice}")
 
 
 def shown(value: str | None, length: int = 60) -> str:

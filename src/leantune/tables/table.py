@@ -89,6 +89,9 @@ class DataSettings(Section):
     decimal: Literal[".", ","] = "."
     """What separates the decimals of numbers in target and weight columns."""
 
+    class_case: Literal["distinct", "same"] | None = None
+    """Whether classes that differ only in case (yes, Yes) are distinct or the same; null refuses them."""
+
     label_separator: str | None = None
     """What separates the labels in a cell of one target column, such as | in `joy|anger`; an empty cell has no label.
     Null finds it where cells share labels, and says so."""
@@ -223,6 +226,8 @@ class Table:
     """[N]: each row's number in its file, from 0, where rows were left out."""
     decimal: str = "."
     """What separates the decimals of numbers."""
+    class_case: str | None = None
+    """Whether classes that differ only in case are `distinct` or the `same`; None refuses them."""
     label_separator: str | None = None
     """What separates the labels in a cell of one target column; None is for `parse_targets` to find."""
     notes: tuple[str, ...] = ()
@@ -262,7 +267,14 @@ class Table:
         if bad.any():
             row = int(bad.argmax())
             path, number = self.place(row)
-            raise cell_error(path, number, column, shown(self.targets[column][row].as_py()), expected=expected)
+            found = shown(self.targets[column][row].as_py())
+            advice = "correct the cell or remove the row"
+            if (count := int(bad.sum())) > max(1, len(bad) // 2):
+                advice = (
+                    f"{count:,} of {len(bad):,} cells are not: check that data.target is the right column, and write "
+                    "the whole column as expected"
+                )
+            raise cell_error(path, number, column, found, expected=expected, advice=advice)
 
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
         """Turn a target column into float64 [N]; raises `TableError` as `parse_numbers` does."""
@@ -353,6 +365,7 @@ def _join(train: Table, validation: Table) -> Table:
         if train.kept is None and validation.kept is None
         else np.concatenate([train.row_numbers, validation.row_numbers]),
         decimal=train.decimal,
+        class_case=train.class_case,
         label_separator=train.label_separator,
         notes=train.notes + validation.notes,
     )
@@ -376,8 +389,12 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
         cells = {name: column.take(pa.array(kept)) for name, column in cells.items()}
     for column in columns:
         if column not in settings.text:
-            empty_too = column not in settings.target or settings.label_separator is None
-            refuse_missing(path, column, cells[column], empty_too=empty_too, rows=kept)
+            if column in settings.target:
+                # Of many labels, nothing may stand for none of them: `parse_targets` tells.
+                if len(settings.target) == 1 and settings.label_separator is None:
+                    refuse_missing_targets(path, column, cells[column], kept)
+                continue
+            refuse_missing(path, column, cells[column], empty_too=True, rows=kept)
 
     texts = compose_texts(
         [cells[name] for name in settings.text],
@@ -409,6 +426,7 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
         limit=settings.limit if settings.limit == row_count else None,
         kept=kept,
         decimal=settings.decimal,
+        class_case=settings.class_case,
         label_separator=settings.label_separator,
         notes=tuple(notes),
     )
@@ -514,6 +532,24 @@ def refuse_missing(
         row = int(bad.argmax())
         raise cell_error(path, int(rows[row]), column, shown(values[row].as_py()), expected=expected)
     refuse_cells(path, column, values, bad, expected=expected)
+
+
+def refuse_missing_targets(
+    path: Path | str, column: str, values: pa.Array, rows: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Raise `TableError` where targets are missing or empty, which says how many; `rows` are as for refuse_missing."""
+    missing = pc.or_kleene(pc.is_null(values), pc.equal(pc.utf8_trim_whitespace(values), ""))
+    bad = missing.to_numpy(zero_copy_only=False)
+    if count := int(bad.sum()):
+        row = int(bad.argmax())
+        number = row if rows is None else int(rows[row])
+        advice = f"{missing_count(count, len(bad))}; set data.drop_missing to true (--drop-missing) to leave them out"
+        raise cell_error(path, number, column, shown(values[row].as_py()), expected="a value", advice=advice)
+
+
+def missing_count(count: int, total: int) -> str:
+    """Say in how many rows a value is missing."""
+    return "1 row has none" if count == 1 else f"{count:,} of {total:,} rows have none"
 
 
 def refuse_duplicates(path: Path | str, column: str, ids: pa.Array) -> None:

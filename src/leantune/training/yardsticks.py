@@ -204,6 +204,8 @@ def _linear(
     if outputs > MOST_CLASSES:
         raise _CannotLearnError(f"{outputs:,} classes are more than the {MOST_CLASSES:,} that it takes")
     wanted, weight = matrix[rows], weights[rows]
+    if np.isnan(wanted).any():
+        raise _CannotLearnError("some labels were not scored")
     if kind not in ("regression", "multilabel"):  # the most probable class, where rows have shares of several
         wanted = np.eye(outputs)[wanted.argmax(axis=1)]
     if (wanted == wanted[0]).all():
