@@ -89,5 +89,8 @@ def _balanced_labels(targets: NDArray[Any], weights: NDArray[np.float64]) -> tup
     scored = (~np.isnan(targets)).T.astype(np.float64) @ weights
     return tuple(
         (float(without), float(with_it))
-        for without, with_it in (_balanced(np.array([weights.sum() - sum_, sum_])) for sum_ in having)
+        for without, with_it in (
+            _balanced(np.array([all_ - with_label, with_label]))
+            for all_, with_label in zip(scored, having, strict=True)
+        )
     )
