@@ -42,7 +42,7 @@ def measure(path: Path, model: str, text_bytes: int) -> None:
     import numpy as np  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    from leantune.batches.plan import plan_epoch  # noqa: PLC0415
+    from leantune.batches.plan import RowsPerMicroBatch, plan_epoch  # noqa: PLC0415
     from leantune.tables.folds import FoldSettings, make_folds  # noqa: PLC0415
     from leantune.tables.table import DataSettings, read_table  # noqa: PLC0415
     from leantune.tables.targets import parse_targets  # noqa: PLC0415
@@ -82,7 +82,15 @@ def measure(path: Path, model: str, text_bytes: int) -> None:
             sequences = end.value
             break
     show("tokenized")
-    plan_epoch(np.asarray(sequences.lengths)[folds.training_rows(0)], seed=0, epoch=0)
+    plan_epoch(
+        np.asarray(sequences.lengths)[folds.training_rows(0)],
+        batch_size=32,
+        micro_batch=RowsPerMicroBatch(rows=32),
+        order="random",
+        padding="none",
+        seed=0,
+        epoch=0,
+    )
     show("planned")
 
 

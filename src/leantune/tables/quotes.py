@@ -46,7 +46,6 @@ class QuoteWatch:
             split = list(csv.reader(parts, delimiter=self._delimiter, quoting=csv.QUOTE_NONE))
             if all(len(cells) == self._width for cells in split):
                 self._suspects = [*self._suspects, (row, split)][:_MOST_SUSPECTS]
-                return
         self._profile(fields)
 
     def swallowed(self) -> tuple[int, int] | None:

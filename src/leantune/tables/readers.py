@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -113,6 +113,8 @@ def _checked_kind(path: Path, options: ReadOptions) -> str:
     kind, compression = file_format(path)
     if path.is_dir():
         return checked_folder(path, options.setting)
+    if compression == "zip":
+        zip_member(path)
     if kind is None:
         raise TableError(
             f"{path}: found the file name extension {path.suffix!r}, expected one of {', '.join(READABLE)}, "
@@ -171,6 +173,10 @@ def _csv_rows(
         hint = f" (the header is not {options.encoding}: set data.encoding)"
     elif len(header) == 1:
         hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
+    elif sum(map(_looks_like_data, header)) > len(header) / 3:
+        hint = (
+            " (the first line looks like a row: if the file has no header, write a line with the columns' names above)"
+        )
     check_columns(path, header, columns, hint)
     places = [header.index(name) for name in columns]
     for _, fields in records:
@@ -207,6 +213,11 @@ def _csv_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Iter
                     f"{path}, row {row}: found {len(fields)} field{'s' * (len(fields) > 1)} ({listed(fields, 3)}), "
                     f"expected {len(header)} as in the header; quote a text that holds the delimiter or a line break"
                 )
+            if len(header) > 1 and fields == header:
+                raise TableError(
+                    f"{path}, row {row}: found the header again, expected a row; remove this line (files that were "
+                    "joined have one each)"
+                )
             if quoting != csv.QUOTE_NONE:
                 watch.look(row, taken, fields)
             taken.clear()
@@ -223,6 +234,11 @@ def _csv_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Iter
             'part of the text, quote the whole text and write that quote twice ("say ""hello"" to"), or set '
             "data.quoting to none if no cell of the file is quoted"
         ) from None
+
+
+def _looks_like_data(name: str) -> bool:
+    """Whether a cell of the first line is a number, or too long for a name."""
+    return len(name) > 40 or re.fullmatch(r"\s*[+-]?[0-9]+([.,][0-9]+)?\s*", name) is not None
 
 
 def _judge_quotes(path: Path, watch: QuoteWatch, options: ReadOptions) -> None:
@@ -431,7 +447,8 @@ def file_format(path: Path) -> tuple[str | None, str | None]:
     name = path.with_suffix("") if compression else path
     kind = READABLE.get(name.suffix.lower())
     if compression == "zip" and kind is None and path.is_file():
-        kind = READABLE.get(Path(zip_member(path)).suffix.lower())
+        with suppress(TableError):  # it is said where the file is read
+            kind = READABLE.get(Path(zip_member(path)).suffix.lower())
     if kind is None and path.is_dir():
         kind = "dataset" if (path / "state.json").is_file() else "parquet"
     return kind, compression
