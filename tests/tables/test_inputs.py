@@ -1,4 +1,4 @@
-"""Every kind of table that people have: read right, or refused with a remedy that works. docs/tables.md is made of it."""
+"""Every kind of table that people have: read, or refused with a remedy that works. docs/tables.md is made of it."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leantune.system.errors import InputError
+from leantune.system.errors import InputError, TableError
 from leantune.tables.table import DataSettings, Table, read_table
 from leantune.tables.targets import Targets, parse_known_targets, parse_targets
 
@@ -156,7 +156,7 @@ KINDS = [
          remedies=({"quoting": "none"},)),
     Kind(title="CSV in which every cell swallows a row", make=content("rows.csv", ALL_SWALLOWED), says="swallows"),
     Kind(title="CSV with a quoted text of several lines",
-         make=content("rows.csv", "text,y\n" + "".join(f'"one, two {n}\nthree",{n % 2}\n' for n in range(9))), task="binary",
+         make=content("rows.csv", "text,y\n" + "".join(f'"one, two {n}\nthree",{n % 2}\n' for n in range(9))), task="binary",  # noqa: E501
          classes=("0", "1")),
     # Many labels in a cell
     Kind(title="labels with | between", make=column("joy|anger", "joy", "fear|joy", "anger", "fear", "joy|anger|fear"),
@@ -173,7 +173,7 @@ KINDS = [
          task="multilabel", classes=LABELS, says="its cells are lists"),
     Kind(title="lists of 0 and 1 in a CSV cell", make=column("[0, 1, 0]", "[1, 1, 0]", "[0, 0, 1]"),
          task="multilabel", classes=("y_0", "y_1", "y_2"), says="its cells are lists"),
-    Kind(title="lists in JSON lines", make=content("rows.jsonl", lines([["joy"], [], ["anger", "joy"], ["fear"], [], ["joy"]])),
+    Kind(title="lists in JSON lines", make=content("rows.jsonl", lines([["joy"], [], ["anger", "joy"], ["fear"], [], ["joy"]])),  # noqa: E501
          task="multilabel", classes=LABELS, says="its cells are lists"),
     Kind(title="lists in Parquet", make=parquet_of([["joy"], [], ["anger", "joy"], ["fear"], [], ["joy"]]),
          task="multilabel", classes=LABELS, says="its cells are lists"),
@@ -181,11 +181,11 @@ KINDS = [
          classes=("Arts, culture", "Science, technology")),
     # A column a label
     Kind(title="columns with one 1 a row", make=columns(a=list("100100"), b=list("010010"), c=list("001001")),
-         settings={"target": ("a", "b", "c")}, task="multilabel", classes=("a", "b", "c"), says="set data.task to multiclass",
+         settings={"target": ("a", "b", "c")}, task="multilabel", classes=("a", "b", "c"), says="set data.task to multiclass",  # noqa: E501
          remedies=({"task": "multiclass"},)),
-    Kind(title="label columns with -1 for not scored", make=columns(a=["1", "0", "-1", "1", "0", "-1"], b=list("010010")),
+    Kind(title="label columns with -1 for not scored", make=columns(a=["1", "0", "-1", "1", "0", "-1"], b=list("010010")),  # noqa: E501
          settings={"target": ("a", "b")}, task="multilabel", classes=("a", "b"), says="2 cells are -1, not scored"),
-    Kind(title="label columns of True and False", make=columns(a=["True", "False"] * 3, b=["False", "True", "True"] * 2),
+    Kind(title="label columns of True and False", make=columns(a=["True", "False"] * 3, b=["False", "True", "True"] * 2),  # noqa: E501
          settings={"target": ("a", "b")}, task="multilabel", classes=("a", "b")),
     Kind(title="label columns of yes and no", make=columns(a=["yes", "no"] * 3, b=["no", "yes", "yes"] * 2),
          settings={"target": ("a", "b")}, task="multilabel", classes=("a", "b")),
@@ -196,7 +196,7 @@ KINDS = [
          remedies=({"decimal": ","}, {"label_separator": ","}, {"task": "multiclass"})),
     Kind(title="numbers with thousands", make=column("1,500", "2,250", "900", "12,000"), says="thousands",
          remedies=({"decimal": ","}, {"task": "multiclass"})),
-    Kind(title="percentages", make=column("10%", "25%", "3.5%"), says="a percent sign", remedies=({"task": "multiclass"},)),
+    Kind(title="percentages", make=column("10%", "25%", "3.5%"), says="a percent sign", remedies=({"task": "multiclass"},)),  # noqa: E501
     Kind(title="amounts of money", make=column("$12", "$3.50", "$1,200"), says="a currency sign",
          remedies=({"task": "multiclass"},)),
     Kind(title="classes that differ in case", make=column("Yes", "yes", "YES", "no"), says="differ only in case",
@@ -205,7 +205,7 @@ KINDS = [
          remedies=({"drop_missing": True}, {"task": "multiclass"})),
     Kind(title="- among numbers", make=column("1.5", "2.5", "-"), says="2 of 6 rows have none",
          remedies=({"drop_missing": True}, {"task": "multiclass"})),
-    Kind(title="empty targets", make=column("pos", "neg", ""), says="2 of 6 rows have none", remedies=({"drop_missing": True},)),
+    Kind(title="empty targets", make=column("pos", "neg", ""), says="2 of 6 rows have none", remedies=({"drop_missing": True},)),  # noqa: E501
     Kind(title="class codes written as 0.0, 1.0, 2.0", make=column("0.0", "1.0", "2.0"), task="regression",
          says="set data.task to multiclass", remedies=({"task": "multiclass"},)),
     Kind(title="class codes with leading zeros", make=column("001", "002", "003"), task="multiclass",
@@ -219,7 +219,7 @@ KINDS = [
          says="2 rows of 6 have none", remedies=({"missing_text": "empty"}, {"missing_text": "drop"})),
     # Files
     Kind(title="Excel", make=excel("one"), task="regression"),
-    Kind(title="Excel with several sheets", make=excel("one", "two"), says="found 2 sheets", remedies=({"sheet": "two"},)),
+    Kind(title="Excel with several sheets", make=excel("one", "two"), says="found 2 sheets", remedies=({"sheet": "two"},)),  # noqa: E501
     Kind(title="Excel under the name of CSV", make=excel("one", name="rows.csv"), says="found an Excel workbook"),
     Kind(title="Feather", make=feather, task="regression"),
     Kind(title="a folder of Parquet parts", make=parts, task="regression"),
@@ -232,8 +232,8 @@ KINDS = [
          says="the first line looks like a row"),
     Kind(title="CSV that begins with sep=;", make=content("rows.csv", "sep=;\n" + FRAME.to_csv(index=False, sep=";")),
          says="which Excel writes"),
-    Kind(title="CSV with the header again", make=content("rows.csv", FRAME.to_csv(index=False) * 2), says="found the header again"),
-    Kind(title="CSV with semicolons", make=content("rows.csv", FRAME.to_csv(index=False, sep=";")), says="set data.delimiter",
+    Kind(title="CSV with the header again", make=content("rows.csv", FRAME.to_csv(index=False) * 2), says="found the header again"),  # noqa: E501
+    Kind(title="CSV with semicolons", make=content("rows.csv", FRAME.to_csv(index=False, sep=";")), says="set data.delimiter",  # noqa: E501
          remedies=({"delimiter": ";"},)),
 ]  # fmt: skip
 
@@ -315,6 +315,25 @@ def test_rows_that_are_left_out_keep_the_numbers_of_the_others(tmp_path: Path) -
     assert table.ids.to_pylist() == ["0", "3"]
     assert table.describe_place(1).endswith("row 4")
     assert len(table.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sentence"),
+    [
+        ("cp932", "これは日本語のレビューです。とても良かった"),
+        ("euc_jp", "これは日本語のレビューです。とても良かった"),
+        ("utf-16", "これは日本語のレビューです"),
+        ("utf-16-le", "A café by the sea and nothing else"),
+        ("cp1252", "Une soirée très agréable à côté de la forêt"),
+    ],
+)
+def test_the_likely_encoding_of_a_file_is_named_and_reads_it(encoding: str, sentence: str, tmp_path: Path) -> None:
+    path = content("rows.csv", f"text,y\n{sentence},1\n".encode(encoding))(tmp_path)
+
+    with pytest.raises(TableError, match=rf"set data\.encoding to {encoding}\b"):
+        read_table(DataSettings(path=path, text="text"))
+
+    assert read_table(DataSettings(path=path, text="text", encoding=encoding)).texts[0].to_pylist() == [sentence]
 
 
 def test_a_quotation_mark_in_an_unquoted_cell_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What holds a table's bytes: compressed files, zip archives, folders of parts, and files that know their types."""
 
+import codecs
 import json
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -230,6 +232,42 @@ def _excel_cell(cell: Any) -> str | None:
     if isinstance(cell, bool):
         return str(cell).lower()
     return cell.isoformat() if hasattr(cell, "isoformat") else str(cell)
+
+
+def likely_encoding(path: Path, compression: str | None) -> str | None:
+    """Return the encoding that the first 64 KiB of a file are likely to be in, or None; UTF-8 is not asked for.
+
+    Of the encodings that fit, that which gives the most characters of running text: kana, Han characters and letters.
+    Half-width kana and control characters count against it, for they are what a wrong encoding makes of other bytes.
+    """
+    with opened_bytes(path, compression) as stream:
+        start = stream.read(1 << 16)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if start.count(b"\0") > len(start) / 5:
+        return "utf-16-le" if start[1::2].count(b"\0") >= start[::2].count(b"\0") else "utf-16-be"
+    best: tuple[float, str] | None = None
+    for encoding in ("cp932", "euc_jp", "gb18030", "euc_kr", "big5", "cp1252"):
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            text = [char for char in decoder.decode(start) if ord(char) > 0x7F]
+        except UnicodeDecodeError:
+            continue
+        score = sum(map(_plausible, text)) / max(1, len(text))
+        if best is None or score > best[0]:
+            best = (score, encoding)
+    return None if best is None or best[0] <= 0 else best[1]
+
+
+def _plausible(char: str) -> float:
+    """Return how likely a character is to stand in a text: kana and Hangul above all."""
+    if "\u3040" <= char <= "\u30ff" or "\uac00" <= char <= "\ud7a3":
+        return 1.0
+    if "\u4e00" <= char <= "\u9fff" or "\u3000" <= char <= "\u303f":
+        return 0.5
+    if "\uff61" <= char <= "\uff9f" or unicodedata.category(char)[0] == "C":
+        return -1.0
+    return 0.3 if char.isalpha() else 0.0
 
 
 def one_line(error: BaseException | str) -> str:

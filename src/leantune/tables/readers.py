@@ -23,7 +23,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leantune.system.errors import TableError
-from leantune.tables.containers import checked_folder, one_line, open_arrow, opened_bytes, recognised, zip_member
+from leantune.tables.containers import (
+    checked_folder,
+    likely_encoding,
+    one_line,
+    open_arrow,
+    opened_bytes,
+    recognised,
+    zip_member,
+)
 from leantune.tables.quotes import QuoteWatch, swallowed_error, watched
 
 FORMATS = {
@@ -170,7 +178,10 @@ def _csv_rows(
     delimiter, header = next(records)
     hint = ""
     if any(SURROGATE.search(name) or "\0" in name for name in header):
-        hint = f" (the header is not {options.encoding}: set data.encoding)"
+        with suppress(OSError, TableError):
+            likely = likely_encoding(path, file_format(path)[1])
+            to = f" to {likely}, as it looks like" if likely not in (None, options.encoding) else ""
+            hint = f" (the header is not {options.encoding}: set data.encoding{to})"
     elif len(header) == 1:
         hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
     elif sum(map(_looks_like_data, header)) > len(header) / 3:
@@ -417,10 +428,13 @@ def as_text(values: pa.Array) -> pa.Array:
 
 
 def _undecodable(path: Path, where: str, encoding: str, found: str = "bytes") -> TableError:
-    return TableError(
-        f"{path}, {where}: found {found}, expected text in {encoding}; set data.encoding to the file's own (cp932, "
-        "latin-1, utf-16), or save it as UTF-8"
-    )
+    likely = None
+    with suppress(OSError, TableError):
+        likely = likely_encoding(path, file_format(path)[1])
+    advice = "set data.encoding to the file's own (cp932, latin-1, utf-16), or save it as UTF-8"
+    if likely is not None and likely != encoding:
+        advice = f"it looks like {likely}: set data.encoding to {likely}, or to the file's own, or save it as UTF-8"
+    return TableError(f"{path}, {where}: found {found}, expected text in {encoding}; {advice}")
 
 
 def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hint: str = "") -> None:

@@ -252,9 +252,9 @@ def parse_known_targets(
         for column in columns:
             refuse_missing_targets(table.path, column, table.targets[column], table.kept)
     if kind == "multilabel" and len(columns) == 1 and len(classes) > 1:
-        labels = read_labels(table, columns[0], classes)
-        assert labels is not None
-        return labels.values
+        known = read_labels(table, columns[0], classes)
+        assert known is not None  # a separator is always found where labels are known
+        return known.values
     if kind not in {"binary", "multiclass"}:
         return _matrix(table, columns, kind)
     cells = table.targets[columns[0]].dictionary_encode()
