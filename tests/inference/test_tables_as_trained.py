@@ -27,6 +27,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Callabl
         "data__text": ["title", "body"],
         "data__target": "labels",
         "data__template": "{title}: {body}",
+        "data__id": None,
         "data__label_separator": "/",
         "data__delimiter": ";",
         "data__missing_text": "drop",
