@@ -49,9 +49,8 @@ class Targets:
     """Names of the classes as written: the labels (sorted as numbers if all are whole numbers, else as text), for
     multilabel and soft the columns, and none for regression."""
     values: npt.NDArray[np.float64] | npt.NDArray[np.int64]
-    """float64 [N, K] for regression, multilabel (0 or 1; NaN for a label that was not
-    scored) and soft (shares that add up to 1 in each row), int64 [N]
-    index into `classes` otherwise."""
+    """float64 [N, K] for regression, multilabel (0 or 1; NaN for a label that was not scored) and soft (shares that add
+    up to 1 in each row), int64 [N] index into `classes` otherwise."""
     reason: str
     """One sentence for the user: how the kind was chosen."""
 
@@ -59,6 +58,8 @@ class Targets:
         """Return the targets of some rows as the table has them: numbers, class names, or a list a row for several."""
         if self.kind in {"binary", "multiclass"}:
             return pa.array(self.classes).take(pa.array(self.values[rows]))
+        if self.kind == "multilabel":
+            return column_of(self.values[rows], nan_is_missing=True)
         return column_of(self.values[rows])
 
     def describe(self, rows: npt.NDArray[np.int64]) -> str:
@@ -66,14 +67,16 @@ class Targets:
         if self.kind in {"binary", "multiclass"}:
             counts = np.bincount(self.values[rows].astype(np.int64), minlength=len(self.classes))
             return ", ".join(f"{name}: {count:,}" for name, count in zip(self.classes[:6], counts, strict=False))
-        means = np.nanmean(self.values[rows], axis=0)
+        values = self.values[rows]
+        known = ~np.isnan(values)
+        means = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         names = self.classes or self.columns
         return "mean " + ", ".join(f"{name} {mean:.3g}" for name, mean in zip(names[:6], means, strict=False))
 
 
-def column_of(values: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> pa.Array:
+def column_of(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], *, nan_is_missing: bool = False) -> pa.Array:
     """Return values [n, K] as a column of n rows: a number each where K is 1, else a list of K."""
-    flat = pa.array(values.reshape(-1))
+    flat = pa.array(values.reshape(-1), from_pandas=nan_is_missing)
     if values.shape[1] == 1:
         return flat
     # Straight from one array to the other: Python's own lists would take seven times the memory.
@@ -201,7 +204,8 @@ def _one_hot(
             f"that are 1, expected exactly one, as data.task is {kind}; {int(wrong.sum()):,} of {len(wrong):,} rows "
             "are like that: correct them, or set data.task to multilabel"
         )
-    return values.argmax(axis=1).astype(np.int64, copy=False)
+    places: npt.NDArray[np.int64] = values.argmax(axis=1)
+    return places
 
 
 def _refuse_other_numbers(table: Table, column: str) -> None:
@@ -305,9 +309,10 @@ def _infer_column(table: Table, column: str) -> tuple[TaskKind, str]:
         return "binary", f"binary: column {column!r} holds the numbers 0 and 1."
     if not pc.all(pc.match_substring_regex(cells, r"^\s*[+-]?[0-9]+\s*$")).as_py():
         if len(np.unique(numbers)) <= _MOST_WHOLE_NUMBER_CLASSES and (numbers == np.floor(numbers)).all():
+            example = min(cell for cell in pc.unique(cells).to_pylist() if not cell.strip().strip("+-").isdigit())
             return "regression", (
                 f"regression: column {column!r} holds {len(np.unique(numbers))} different whole numbers that are "
-                f"written with decimals ({shown(cells[0].as_py())}); set data.task to "
+                f"written with decimals ({shown(example)}); set data.task to "
                 f"{'binary' if len(np.unique(numbers)) == 2 else 'multiclass'} if they are class codes."
             )
         return "regression", f"regression: column {column!r} holds numbers with a decimal point or exponent."

@@ -62,8 +62,9 @@ class Task:
         """Return float32 losses [B, K] from logits [B, outputs] of any precision; a row's loss is their mean.
 
         Regression: squared errors of the K targets. Multilabel: binary cross-entropies of the K labels, 0 for one
-        that was not scored (NaN), so that each known label counts alike. Binary and
-        multiclass: the cross-entropy, K = 1; soft: the same against shares [B, outputs].
+        that was not scored (NaN). Such a label keeps its share of the row, 1 / K: a known label counts alike in every
+        row, however many others are known there. Binary and multiclass: the cross-entropy, K = 1; soft: the same
+        against shares [B, outputs].
         """
         logits = logits.float()
         if self.kind == "regression":
