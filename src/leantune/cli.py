@@ -33,6 +33,7 @@ Id = Annotated[
 MissingText = Annotated[str | None, typer.Option(help="A missing text: refuse, empty or drop (leave out the row).")]
 DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out the rows without a target.")]
 Decimal = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates decimals: . or a comma.")]
+Thousands = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates thousands, as in 1,500.")]
 LabelSeparator = Annotated[
     str | None, typer.Option(metavar="CHAR", help="What separates the labels in a cell; else it is found.")
 ]
@@ -87,6 +88,7 @@ def train(
     missing_text: MissingText = None,
     drop_missing: DropMissing = False,
     decimal: Decimal = None,
+    thousands: Thousands = None,
     label_separator: LabelSeparator = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
@@ -108,6 +110,7 @@ def train(
         "data.missing_text": missing_text,
         "data.drop_missing": drop_missing,
         "data.decimal": decimal,
+        "data.thousands": thousands,
         "data.label_separator": label_separator,
         "data.encoding": encoding,
         "data.delimiter": delimiter,
@@ -255,6 +258,7 @@ def folds(
     group: Group = None,
     drop_missing: DropMissing = False,
     decimal: Decimal = None,
+    thousands: Thousands = None,
     label_separator: LabelSeparator = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
@@ -280,6 +284,7 @@ def folds(
         "group": group,
         "drop_missing": drop_missing,
         "decimal": decimal,
+        "thousands": thousands,
         "label_separator": label_separator,
         "encoding": encoding,
         "delimiter": delimiter,

@@ -195,7 +195,11 @@ KINDS = [
     Kind(title="numbers with a decimal comma", make=column("4,5", "3,25", "1,0", "2,5", "7,75"), says="a decimal comma",
          remedies=({"decimal": ","}, {"label_separator": ","}, {"task": "multiclass"})),
     Kind(title="numbers with thousands", make=column("1,500", "2,250", "900", "12,000"), says="thousands",
-         remedies=({"decimal": ","}, {"task": "multiclass"})),
+         remedies=({"thousands": ","}, {"task": "multiclass"})),
+    Kind(title="numbers with thousands and a blank", make=column("1 500", "2\u00a0250,5", "900"), says="a blank separates",  # noqa: E501
+         remedies=({"thousands": " ", "decimal": ","}, {"task": "multiclass"})),
+    Kind(title="numbers with a comma for two things", make=column("1,500", "4,5", "3,25"), says="write the column as plain",  # noqa: E501
+         remedies=({"task": "multiclass"},)),
     Kind(title="percentages", make=column("10%", "25%", "3.5%"), says="a percent sign", remedies=({"task": "multiclass"},)),  # noqa: E501
     Kind(title="amounts of money", make=column("$12", "$3.50", "$1,200"), says="a currency sign",
          remedies=({"task": "multiclass"},)),
@@ -296,6 +300,43 @@ def test_a_decimal_comma_is_read_as_the_number(tmp_path: Path) -> None:
     kind = Kind(title="", make=column("4,5", "1.500,25", "-3"), settings={"decimal": ","})
 
     assert read(kind, kind.make(tmp_path))[1].values[:3, 0].tolist() == [4.5, 1500.25, -3]
+
+
+@pytest.mark.parametrize(
+    ("cells", "settings", "numbers"),
+    [
+        (("1,500", "12,000.5", "900"), {"thousands": ","}, [1500, 12000.5, 900]),
+        (("1 500", "2\u00a0250", "1\u202f000"), {"thousands": " "}, [1500, 2250, 1000]),
+        (("1'500", "2'250.5", "7"), {"thousands": "'"}, [1500, 2250.5, 7]),
+        (("1 500,5", "2,25", "7"), {"thousands": " ", "decimal": ","}, [1500.5, 2.25, 7]),
+    ],
+)
+def test_thousands_are_read_as_the_number(
+    cells: tuple[str, ...], settings: dict[str, Any], numbers: list[float], tmp_path: Path
+) -> None:
+    kind = Kind(title="", make=column(*cells), settings=settings)
+
+    assert read(kind, kind.make(tmp_path))[1].values[:3, 0].tolist() == numbers
+
+
+@pytest.mark.parametrize("cells", [("1,500", "2,250"), ("1,500", "4,5"), ("1,500", "12,000", "7"), ("1,500", "2.5")])
+@pytest.mark.parametrize("task", ["auto", "regression"])
+def test_no_message_offers_to_read_thousands_as_decimals(cells: tuple[str, ...], task: str, tmp_path: Path) -> None:
+    kind = Kind(title="", make=column(*cells), settings={"task": task})
+
+    assert "data.decimal" not in said_of(kind, tmp_path)[1]
+
+
+def test_groups_of_other_than_three_digits_are_no_thousands(tmp_path: Path) -> None:
+    kind = Kind(title="", make=column("1,500", "4,5", "12"), settings={"thousands": ",", "task": "regression"})
+
+    with pytest.raises(TableError, match=r"row 2.*'4,5'|'4,5'"):
+        read(kind, kind.make(tmp_path))
+
+
+def test_a_character_separates_either_thousands_or_decimals() -> None:
+    with pytest.raises(ValueError, match="thousands and decimal are both"):
+        DataSettings(path=Path("rows.csv"), decimal=",", thousands=",")
 
 
 def test_a_template_joins_columns_to_one_text(tmp_path: Path) -> None:

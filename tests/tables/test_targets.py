@@ -260,7 +260,7 @@ def test_whole_numbers_may_be_set_to_be_a_scale():
 
 
 def test_regression_refuses_what_is_no_number():
-    assert problem("regression", y=["1", "2,5"]).startswith("rows.csv, row 2, column 'y': found '2,5', expected a num")
+    assert problem("regression", y=["1", "2-5"]).startswith("rows.csv, row 2, column 'y': found '2-5', expected a num")
 
 
 def test_binary_names_the_classes_when_there_are_more():

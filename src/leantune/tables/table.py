@@ -25,7 +25,7 @@ from leantune.tables.texts import compose_texts, refuse_missing_texts, template_
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
-_COMMA_NUMBER = r"^[+-]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+)?(,[0-9]*)?([eE][+-]?[0-9]+)?$"
+_BLANKS = "[ \u00a0\u202f]"  # also those that do not break a line
 
 MISSING_MARKS = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "<na>", "-", "?"})
 """What stands for a missing value in tables, in lower case."""
@@ -89,6 +89,10 @@ class DataSettings(Section):
     decimal: Literal[".", ","] = "."
     """What separates the decimals of numbers in target and weight columns."""
 
+    thousands: Literal[",", ".", " ", "'"] | None = None
+    """What separates thousands in numbers of target and weight columns, as in `1,500`. Null allows nothing there, but
+    a point where `decimal` is a comma (`1.500,25`)."""
+
     class_case: Literal["distinct", "same"] | None = None
     """Whether classes that differ only in case (yes, Yes) are distinct or the same; null refuses them."""
 
@@ -147,6 +151,10 @@ class DataSettings(Section):
                 f"template to {joined!r}, which joins them to one"
             )
         self._check_template()
+        if self.thousands == self.decimal:
+            raise ValueError(
+                f"thousands and decimal are both {self.decimal!r}: set decimal to what separates the decimals"
+            )
         if len(set(named)) < len(named):
             raise ValueError(f"text and target name a column twice ({listed(named)}): a column is one thing")
         kinds = {MEMORY if isinstance(path, MemoryTable) else file_format(path)[0] for path in self.files}
@@ -226,6 +234,8 @@ class Table:
     """[N]: each row's number in its file, from 0, where rows were left out."""
     decimal: str = "."
     """What separates the decimals of numbers."""
+    thousands: str | None = None
+    """What separates thousands in numbers; None as in `DataSettings`."""
     class_case: str | None = None
     """Whether classes that differ only in case are `distinct` or the `same`; None refuses them."""
     label_separator: str | None = None
@@ -276,9 +286,13 @@ class Table:
                 )
             raise cell_error(path, number, column, found, expected=expected, advice=advice)
 
+    def numbers_or_nan(self, cells: pa.Array) -> npt.NDArray[np.float64]:
+        """Turn cells into numbers, written as in this table; NaN for one that is none."""
+        return numbers_or_nan(cells, self.decimal, self.thousands)
+
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
         """Turn a target column into float64 [N]; raises `TableError` as `parse_numbers` does."""
-        numbers = numbers_or_nan(self.targets[column], self.decimal)
+        numbers = self.numbers_or_nan(self.targets[column])
         self.refuse_cells(column, np.isnan(numbers), expected=_A_NUMBER)
         return numbers
 
@@ -365,6 +379,7 @@ def _join(train: Table, validation: Table) -> Table:
         if train.kept is None and validation.kept is None
         else np.concatenate([train.row_numbers, validation.row_numbers]),
         decimal=train.decimal,
+        thousands=train.thousands,
         class_case=train.class_case,
         label_separator=train.label_separator,
         notes=train.notes + validation.notes,
@@ -413,7 +428,7 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
         folds, holdout = _parse_folds(path, settings.fold, strings[settings.fold])
     weights = None
     if settings.weight is not None:
-        weights = _parse_weights(path, settings.weight, strings[settings.weight], settings.decimal)
+        weights = _parse_weights(path, settings, strings[settings.weight])
     return Table(
         path=path,
         texts=texts,
@@ -426,6 +441,7 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
         limit=settings.limit if settings.limit == row_count else None,
         kept=kept,
         decimal=settings.decimal,
+        thousands=settings.thousands,
         class_case=settings.class_case,
         label_separator=settings.label_separator,
         notes=tuple(notes),
@@ -489,26 +505,33 @@ def _kept_rows(
     return np.flatnonzero(~left_out).astype(np.int64, copy=False)
 
 
-def parse_numbers(path: Path | str, column: str, values: pa.Array, decimal: str = ".") -> npt.NDArray[np.float64]:
+def parse_numbers(
+    path: Path | str, column: str, values: pa.Array, decimal: str = ".", thousands: str | None = None
+) -> npt.NDArray[np.float64]:
     """Turn a column of decimal literals into float64 [N].
 
     Raises `TableError` at the first cell that is anything else: "nan", "inf", "1_000", "1,5", "0x10", the empty text,
     or a number too large for float64.
     """
-    numbers = numbers_or_nan(values, decimal)
+    numbers = numbers_or_nan(values, decimal, thousands)
     refuse_cells(path, column, values, np.isnan(numbers), expected=_A_NUMBER)
     return numbers
 
 
-def numbers_or_nan(values: pa.Array, decimal: str = ".") -> npt.NDArray[np.float64]:
+def numbers_or_nan(values: pa.Array, decimal: str = ".", thousands: str | None = None) -> npt.NDArray[np.float64]:
     """Give float64 [N] with NaN wherever a cell is not a finite decimal literal (whitespace around it is fine).
 
-    With a decimal comma, a point separates thousands: `1.500,25`.
+    With a decimal comma, a point separates thousands unless something else is said to: `1.500,25`. Separated thousands
+    are groups of three digits.
     """
     trimmed = pc.utf8_trim_whitespace(values)
-    if decimal == ",":
-        fits = pc.match_substring_regex(trimmed, _COMMA_NUMBER)
-        plain = pc.replace_substring(pc.replace_substring(trimmed, ".", ""), ",", ".")
+    between = thousands or ("." if decimal == "," else None)
+    if between is not None:
+        group, point = _BLANKS if between == " " else f"[{between}]", f"[{decimal}]"
+        whole = f"([0-9]+|[0-9]{{1,3}}({group}[0-9]{{3}})+)"
+        literal = f"^[+-]?({whole}({point}[0-9]*)?|{point}[0-9]+)([eE][+-]?[0-9]+)?$"
+        fits = pc.match_substring_regex(trimmed, literal)
+        plain = pc.replace_substring(pc.replace_substring_regex(trimmed, group, ""), decimal, ".")
         trimmed = pc.if_else(fits, plain, pa.scalar(None, trimmed.type))
     # The pattern alone decides what is a number: casting also accepts "nan", "inf" and whatever a later pyarrow adds.
     literals = pc.if_else(pc.match_substring_regex(trimmed, _NUMBER), trimmed, pa.scalar(None, trimmed.type))
@@ -563,8 +586,9 @@ def refuse_duplicates(path: Path | str, column: str, ids: pa.Array) -> None:
         first[name] = row
 
 
-def _parse_weights(path: Path | str, column: str, values: pa.Array, decimal: str) -> npt.NDArray[np.float64]:
-    weights = parse_numbers(path, column, values, decimal)
+def _parse_weights(path: Path | str, settings: DataSettings, values: pa.Array) -> npt.NDArray[np.float64]:
+    column = str(settings.weight)
+    weights = parse_numbers(path, column, values, settings.decimal, settings.thousands)
     refuse_cells(path, column, values, weights < 0, expected="a weight of 0 or more")
     return weights
 

@@ -29,13 +29,22 @@ TaskKind = Literal["regression", "binary", "multiclass", "multilabel", "soft"]
 _MOST_WHOLE_NUMBER_CLASSES = 20
 _SHARES_TOLERANCE = 1e-3
 _MOSTLY_NUMBERS = 0.9  # share of numbers from which a cell that is none is a mistake, not a class name
-_OTHER_NUMBERS = (
-    ("a decimal comma", r"^[+-]?[0-9]+,[0-9]+$", "set data.decimal to ',' (--decimal ,)"),
-    ("thousands that a comma separates", r"^[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?$", ""),
-    ("a percent sign", r"^[+-]?[0-9][0-9.,]*\s*%$", ""),
-    ("a currency sign", r"^[+-]?[$€£¥]\s*[0-9][0-9.,]*$|^[+-]?[0-9][0-9.,]*\s*[$€£¥]$", ""),
+_COMMA_THOUSANDS = "thousands that a comma separates"
+_DECIMAL_COMMA = "a decimal comma"
+_BLANK_GROUPS = r"^[+-]?[1-9][0-9]{0,2}([ \x{a0}\x{202f}][0-9]{3})+"
+_OTHER_NUMBERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (_COMMA_THOUSANDS, r"^[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?$", ("data.thousands to ','",)),
+    (_DECIMAL_COMMA, r"^[+-]?[0-9]+,[0-9]+$", ("data.decimal to ','",)),
+    ("thousands that a blank separates", _BLANK_GROUPS + r"(\.[0-9]+)?$", ("data.thousands to ' '",)),
+    (
+        "thousands that a blank separates and a decimal comma",
+        _BLANK_GROUPS + ",[0-9]+$",
+        ("data.thousands to ' '", "data.decimal to ','"),
+    ),
+    ("a percent sign", r"^[+-]?[0-9][0-9.,]*\s*%$", ()),
+    ("a currency sign", r"^[+-]?[$€£¥]\s*[0-9][0-9.,]*$|^[+-]?[0-9][0-9.,]*\s*[$€£¥]$", ()),
 )
-"""How else numbers are written -> the pattern of such a cell, and the setting that reads it."""
+"""How else numbers are written: in words, the pattern of such a cell, and the settings that read it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,7 +121,7 @@ def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:
         )
     if len(columns) == 1 and task in ("auto", "multilabel"):
         if task == "auto" and table.label_separator is None:
-            _refuse_other_numbers(table, columns[0])
+            _refuse_other_numbers(table, columns[0], task)
         labels = read_labels(table, columns[0])
         if labels is not None:
             return _parse_labels(table, columns[0], labels)
@@ -130,6 +139,9 @@ def parse_targets(table: Table, task: Literal["auto"] | TaskKind) -> Targets:
         kind, reason = task, f"{task}: data.task is set."
     if kind in {"binary", "multiclass"}:
         return _parse_classes(table, columns[0], kind, reason)
+    if kind == "regression":
+        for column in columns:
+            _refuse_other_numbers(table, column, "regression")
     return _parse_matrix(table, columns, kind, reason)
 
 
@@ -208,30 +220,32 @@ def _one_hot(
     return places
 
 
-def _refuse_other_numbers(table: Table, column: str) -> None:
-    """Refuse a column of numbers that are written in another way: each would be the name of a class."""
-    if table.decimal == ",":
-        return
+def _refuse_other_numbers(table: Table, column: str, task: Literal["auto"] | TaskKind) -> None:
+    """Refuse a column of numbers that are written in another way: each would be the name of a class.
+
+    A cell is of the first of the ways that it fits, so that `1,500` is never taken for 1.5: where other cells have a
+    decimal comma for certain, the column can be read in two ways, and neither is offered.
+    """
     cells = pc.utf8_trim_whitespace(pc.unique(table.targets[column]).drop_null())
     cells = cells.filter(pa.array(~is_missing_mark(cells)))
-    is_number = ~np.isnan(numbers_or_nan(cells))
-    if is_number.all():
-        return
-    seen = []
-    explained = is_number.copy()
+    explained = ~np.isnan(table.numbers_or_nan(cells))
+    seen: dict[str, tuple[str, tuple[str, ...]]] = {}
     for what, pattern, remedy in _OTHER_NUMBERS:
-        fits = pc.match_substring_regex(cells, pattern).to_numpy(zero_copy_only=False)
+        fits = pc.match_substring_regex(cells, pattern).to_numpy(zero_copy_only=False) & ~explained
         if fits.any():
-            seen.append((what, cells[int(fits.argmax())].as_py(), remedy))
+            seen[what] = cells[int(fits.argmax())].as_py(), remedy
         explained |= fits
-    if explained.mean() < _MOSTLY_NUMBERS or not seen:
+    if not seen or explained.mean() < _MOSTLY_NUMBERS:
         return
-    found = " and ".join(f"numbers with {what} ({example!r})" for what, example, _ in seen)
-    remedies = [remedy for _, _, remedy in seen if remedy]
-    ways = [*remedies, "write the column as plain numbers"]
-    if "a decimal comma" in {what for what, _, _ in seen}:
-        ways.append("set data.label_separator to ',' if the cells are labels")
-    ways.append("set data.task to multiclass if they are class names")
+    found = " and ".join(f"numbers with {what} ({example!r})" for what, (example, _) in seen.items())
+    ways = ["write the column as plain numbers"]
+    needed = sorted({setting for _, settings in seen.values() for setting in settings}, reverse=True)
+    if all(settings for _, settings in seen.values()) and not (_COMMA_THOUSANDS in seen and len(seen) > 1):
+        ways.insert(0, f"set {' and '.join(needed)}")
+    if task == "auto":
+        if _DECIMAL_COMMA in seen:
+            ways.append("set data.label_separator to ',' if the cells are labels")
+        ways.append("set data.task to multiclass if they are class names")
     raise TableError(
         f"{table.path}, column {column!r}: found {found}, expected numbers such as 12, -1.5 or 2e-3; "
         + ", or ".join(ways)
@@ -291,7 +305,7 @@ def _infer_columns(table: Table) -> tuple[TaskKind, str]:
 
 def _infer_column(table: Table, column: str) -> tuple[TaskKind, str]:
     cells = table.targets[column]
-    numbers = numbers_or_nan(cells, table.decimal)
+    numbers = table.numbers_or_nan(cells)
     is_number = ~np.isnan(numbers)
     if not is_number.all():
         _refuse_stray_texts(table, column, is_number)
