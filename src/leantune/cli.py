@@ -24,10 +24,12 @@ UsageError: Any = typer.BadParameter.__base__
 """What typer raises for options and commands that do not exist; it has no public name for it."""
 
 TABLE_HELP = "Table of rows: .csv, .tsv, .jsonl, .json, .parquet, .feather or .xlsx; .gz, .zst or .zip may follow."
-Targets = Annotated[list[str] | None, typer.Option(metavar="COL", help="Column to learn; repeat for several.")]
+Targets = Annotated[
+    list[str] | None, typer.Option(metavar="COL", help="Column to learn; 'label_*', a,b or repeated for several.")
+]
 Group = Annotated[str | None, typer.Option(metavar="COL", help="Column whose groups no fold may part.")]
 Id = Annotated[
-    str | None, typer.Option("--id", metavar="COL", help="Column that names the rows; else they are numbered.")
+    str | None, typer.Option("--id", metavar="COL", help="Column that names the rows; else `id` if there, or numbers.")
 ]
 
 MissingText = Annotated[str | None, typer.Option(help="A missing text: refuse, empty or drop (leave out the row).")]
@@ -263,6 +265,7 @@ def folds(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     assign: Reading = None,
+    force: Force = False,
 ) -> None:
     """Deal the rows of a table into folds, and write id,fold."""
     from leantune.runs.config import assign as set_value
@@ -270,11 +273,15 @@ def folds(
     from leantune.system.settings import check
     from leantune.tables.folds import FoldSettings, fold_table
     from leantune.tables.table import DataSettings
+    from leantune.tables.writers import refuse_unwritable
 
     if not target:
         raise SettingsError("--target: name the column whose values the folds should share out")
     if output.resolve() == data.resolve():
         raise SettingsError(f"--output: {output} is the table itself; give another file")
+    if output.suffix.lower() != ".csv":
+        raise SettingsError(f"--output: found {str(output)!r}, expected a name that ends in .csv: folds are CSV")
+    refuse_unwritable(output, force=force)
     settings = check(FoldSettings, {"count": count, "seed": seed, "kind": kind}, "folds")
     given = {
         "path": data,

@@ -31,7 +31,7 @@ from leantune.tables.readers import (
     refuse_cells,
     shown,
 )
-from leantune.tables.table import DataSettings, read_options
+from leantune.tables.table import OWN_ID, DataSettings, read_options
 from leantune.tables.texts import compose_texts, refuse_missing_texts, renamed_template
 
 BLOCK_ROWS = 4096
@@ -49,6 +49,8 @@ class Source:
     settings: DataSettings
     id: str | None
     """The column of the ids; None numbers the rows from 0."""
+    id_is_found: bool = False
+    """Whether nobody named that column: where its cells do not tell the rows apart, they are numbered."""
 
     @property
     def path(self) -> Path:
@@ -146,13 +148,29 @@ def open_source(
     source = Source(settings=checked, id=None)
     names = read_column_names(source.path, options_of(checked))
     known = run.config.data.id
-    own = checked.id or (known if known in names else None)
+    found = known is None and OWN_ID in names and OWN_ID not in checked.text
+    own = checked.id or (OWN_ID if found else known if known in names else None)
     other_name = (
         "" if text else f" (the training's name; --text names a column that is called otherwise in {path.name})"
     )
     check_columns(source.path, names, checked.text, other_name)
     check_columns(source.path, names, [] if own is None else [own])
-    return replace(source, id=own)
+    return replace(source, id=own, id_is_found=found and checked.id is None)
+
+
+def without_bad_id(source: Source) -> Source:
+    """Return the source with its rows numbered, where it has a column of ids that nobody named and that is none."""
+    if not source.id_is_found or source.id is None:
+        return source
+    digests = []
+    for _, block in source.blocks([source.id]):
+        cells = block[source.id]
+        if pc.any(pc.or_kleene(pc.is_null(cells), pc.equal(pc.utf8_trim_whitespace(cells), ""))).as_py():
+            return replace(source, id=None, id_is_found=False)
+        digests.append(digests_of([cells]))
+    if digests and len(np.unique(together := np.concatenate(digests))) < len(together):
+        return replace(source, id=None, id_is_found=False)
+    return source
 
 
 def options_of(settings: DataSettings) -> ReadOptions:

@@ -18,6 +18,7 @@ from leantune.inspection.findings import duplicates_across_folds, unknown_tokens
 from leantune.runs.config import Config
 from leantune.system.device import available_bytes
 from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
+from leantune.tables.columns import resolve_targets
 from leantune.tables.folds import FoldNumber, Folds, fold_table
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets, TaskKind
@@ -82,6 +83,7 @@ def prepare(
 
     `own_metric` chooses the best evaluation, if there is one, whatever the settings say.
     """
+    config = config.model_copy(update={"data": resolve_targets(config.data)})
     table, targets, folds = fold_table(config.data, None if config.fold == "none" else config.folds)
     task = make_task(targets, config.loss)
     metric = own_metric or _resolve_metric(config, targets.kind)
@@ -140,7 +142,7 @@ def prepare(
         _refuse_what_cannot_fit(encoder, int(sequences.lengths.max()), precision, packed=layout.name == "packed")
     effective = config.model_copy(
         update={
-            "data": config.data.model_copy(update={"task": targets.kind}),
+            "data": config.data.model_copy(update={"task": targets.kind, "id": table.id_column}),
             "folds": config.folds
             if folds.kind in ("given", "none")
             else config.folds.model_copy(update={"kind": folds.kind}),

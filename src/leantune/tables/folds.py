@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, Stratified
 
 from leantune.system.errors import SettingsError, TableError
 from leantune.system.settings import Section, check
+from leantune.tables.columns import resolve_targets
 from leantune.tables.memory import as_origin
 from leantune.tables.table import DataSettings, Table, read_table
 from leantune.tables.targets import Targets, TaskKind, parse_targets
@@ -138,7 +139,7 @@ def fold_table(data: DataSettings, settings: FoldSettings | None) -> tuple[Table
 
     Raises `TableError` and `SettingsError` as the functions that it calls.
     """
-    table = read_table(data)
+    table = read_table(resolve_targets(data))
     targets = parse_targets(table, data.task)
     if settings is None:
         folds = Folds(of_row=np.zeros(len(table), dtype=np.int64), kind="none")

@@ -5,7 +5,7 @@ Nothing is guessed from a cell's looks: "NA", "null", "001" and "True" stay the 
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,16 @@ from leantune.system.files import sha256_of
 from leantune.system.settings import Section
 from leantune.tables.containers import parts_of
 from leantune.tables.memory import MEMORY, THE_TABLE, MemoryTable, content_sha256
-from leantune.tables.readers import ReadOptions, cell_error, file_format, listed, read_cells, refuse_cells, shown
+from leantune.tables.readers import (
+    ReadOptions,
+    cell_error,
+    file_format,
+    listed,
+    read_cells,
+    read_column_names,
+    refuse_cells,
+    shown,
+)
 from leantune.tables.texts import compose_texts, refuse_missing_texts, template_parts
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -31,6 +40,9 @@ MISSING_MARKS = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "<
 """What stands for a missing value in tables, in lower case."""
 
 _A_NUMBER = "a number such as 12, -1.5 or 2e-3"
+
+OWN_ID = "id"
+"""A column of this name whose cells all differ names the rows of a file, where `data.id` names no other."""
 
 TRAINING_NAMES = ("train", "training")
 VALIDATION_NAMES = ("valid", "validation", "val", "dev", "test")
@@ -64,10 +76,12 @@ class DataSettings(Section):
     whose text is empty, for that is how CSV writes a missing one. Where a run predicts, `drop` reads an empty text."""
 
     target: _Columns = ()
-    """Column to predict; several for several numbers, for labels of 0 and 1, or for shares of classes."""
+    """Column to predict; several for several numbers, for labels of 0 and 1, or for shares of classes. `label_*` stands
+    for all columns that fit it, and `a,b` for two, unless a column has that very name."""
 
     id: str | None = None
-    """Column that names each row, no two of a file alike; null numbers the rows of each file from 0."""
+    """Column that names each row, no two of a file alike. Null takes a column `id` whose cells all differ, where files
+    have one, and else numbers the rows of each file from 0."""
 
     group: str | None = None
     """Column whose equal values must not be parted by the folds (author, article), or null."""
@@ -216,6 +230,8 @@ class Table:
     """One large_string array (a column may exceed 2 GiB) [N] a text column, without nulls."""
     ids: pa.Array
     """string [N], no two of a file alike."""
+    id_column: str | None = None
+    """The column of the ids, or None where the rows are numbered."""
     targets: dict[str, pa.Array]
     """Column -> string [N]; never empty, but where `label_separator` is set."""
     groups: pa.Array | None
@@ -303,13 +319,38 @@ def read_table(settings: DataSettings) -> Table:
     Raises `TableError` where a file, a column or a cell is not what it must be, and `SettingsError` where no column is
     named.
     """
-    table = _read_one(settings, settings.path, "data.path")
-    if settings.validation is not None:
-        table = _join(table, _read_one(settings, settings.validation, "data.validation"))
+    try:
+        table = _read_all(settings if (found := _own_id(settings)) is None else found, id_is_found=found is not None)
+    except _NoIdError as error:
+        table = _read_all(settings)
+        table = replace(table, notes=(*table.notes, str(error)))
     if table.weights is not None and not table.weights.any():
         raise TableError(
             f"{table.path}, column {settings.weight!r}: found only weights of 0, expected a positive one; correct them"
         )
+    return table
+
+
+class _NoIdError(Exception):
+    """A column `id` names no rows; the message says why."""
+
+
+def _own_id(settings: DataSettings) -> DataSettings | None:
+    """Return the settings with the column `id` for the ids, where all files have it and it has no other use."""
+    used = (*settings.text, *_columns_beside_texts(settings))
+    if settings.id is not None or OWN_ID in used:
+        return None
+    for path in settings.files:
+        if isinstance(path, MemoryTable) or OWN_ID not in read_column_names(path.expanduser(), read_options(settings)):
+            return None
+    return settings.model_copy(update={"id": OWN_ID})
+
+
+def _read_all(settings: DataSettings, *, id_is_found: bool = False) -> Table:
+    table = _read_one(settings, settings.path, "data.path", id_is_found=id_is_found)
+    if settings.validation is not None:
+        validation = _read_one(settings, settings.validation, "data.validation", id_is_found=id_is_found)
+        table = _join(table, validation)
     return table
 
 
@@ -368,6 +409,7 @@ def _join(train: Table, validation: Table) -> Table:
         path=train.path,
         texts=tuple(both(one, other) for one, other in zip(train.texts, validation.texts, strict=True)),
         ids=both(train.ids, validation.ids),
+        id_column=train.id_column,
         targets={name: both(cells, validation.targets[name]) for name, cells in train.targets.items()},
         groups=None,
         weights=weights,
@@ -386,7 +428,7 @@ def _join(train: Table, validation: Table) -> Table:
     )
 
 
-def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) -> Table:
+def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str, *, id_is_found: bool = False) -> Table:
     columns = _columns_to_read(settings)
     path: Path | str
     notes: list[str] = []
@@ -408,6 +450,10 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
                 # Of many labels, nothing may stand for none of them: `parse_targets` tells.
                 if len(settings.target) == 1 and settings.label_separator is None:
                     refuse_missing_targets(path, column, cells[column], kept)
+                continue
+            if id_is_found and column == settings.id:
+                _refuse_found_id(path, cells[column])
+                notes.append(f"{path}: the rows are named by the column {column!r}.")
                 continue
             refuse_missing(path, column, cells[column], empty_too=True, rows=kept)
 
@@ -433,6 +479,7 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
         path=path,
         texts=texts,
         ids=ids,
+        id_column=settings.id,
         targets={name: strings[name] for name in settings.target},
         groups=None if settings.group is None else strings[settings.group],
         weights=weights,
@@ -446,6 +493,18 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str) 
         label_separator=settings.label_separator,
         notes=tuple(notes),
     )
+
+
+def _refuse_found_id(path: Path | str, ids: pa.Array) -> None:
+    """Raise `_NoIdError` where cells of a column that nobody named for the ids are missing, or not all different."""
+    missing = pc.sum(pc.or_kleene(pc.is_null(ids), pc.equal(pc.utf8_trim_whitespace(ids), ""))).as_py()
+    again = len(ids) - pc.count_distinct(ids, mode="all").as_py()
+    if missing or again:
+        what = "missing cells" if missing else "cells that stand twice"
+        raise _NoIdError(
+            f"{path}: the rows are numbered, since the column {OWN_ID!r} has {what}; set data.id if another column "
+            "names the rows."
+        )
 
 
 def read_options(
