@@ -19,8 +19,8 @@ from leantune.runs.config import Config
 from leantune.system.device import available_bytes
 from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
 from leantune.tables.columns import resolve_targets
-from leantune.tables.folds import FoldNumber, Folds, fold_table
-from leantune.tables.table import Table
+from leantune.tables.folds import FoldNumber, Folds, fold_rows
+from leantune.tables.table import DataSettings, Table, reading_table
 from leantune.tables.targets import Targets, TaskKind
 from leantune.tokens.sequences import count_unknown, cut_alike, make_sequences
 from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
@@ -84,7 +84,8 @@ def prepare(
     `own_metric` chooses the best evaluation, if there is one, whatever the settings say.
     """
     config = config.model_copy(update={"data": resolve_targets(config.data)})
-    table, targets, folds = fold_table(config.data, None if config.fold == "none" else config.folds)
+    table = yield from _read(config.data)
+    targets, folds = fold_rows(table, config.data, None if config.fold == "none" else config.folds)
     task = make_task(targets, config.loss)
     metric = own_metric or _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
@@ -221,6 +222,18 @@ def _refuse_what_cannot_fit(encoder: Encoder, longest: int, precision: Precision
             f"for gradients, optimizer and the longest row ({longest:,} tokens), and {available / 2**30:.1f} GiB are "
             "free; choose a smaller model, or shorten the rows with tokens.max_length"
         )
+
+
+def _read(data: DataSettings) -> Generator[Event, None, Table]:
+    steps = reading_table(data)
+    while True:
+        try:
+            reached = next(steps)
+        except StopIteration as end:
+            table: Table = end.value
+            return table
+        if reached.share:
+            yield Progress(stage="read", done=reached.rows, total=round(reached.rows / reached.share))
 
 
 def _sequences(table: Table, tokenizer: Any, encoder: Encoder, config: Config) -> Generator[Event, None, Sequences]:

@@ -95,18 +95,46 @@ def zip_member(path: Path) -> str:
     return names[0]
 
 
+class Reached:
+    """How far an open file has been read."""
+
+    def __init__(self) -> None:
+        """Follow no file yet."""
+        self._file: Any = None
+        self._size = 0
+
+    def follow(self, file: Any, path: Path) -> None:
+        """Follow the file as it is on the disk, packed or not."""
+        self._file, self._size = file, path.stat().st_size
+
+    @property
+    def share(self) -> float:
+        """The share of the file's bytes that were read, from 0 to 1; 0 where none is open."""
+        if self._file is None or self._file.closed:
+            return 0.0
+        return min(1.0, float(self._file.tell()) / max(1, self._size))
+
+
 @contextmanager
-def opened_bytes(path: Path, compression: str | None) -> Iterator[Any]:
-    """Open a file, unpacked, as a stream of bytes."""
+def opened_bytes(path: Path, compression: str | None, reached: Reached | None = None) -> Iterator[Any]:
+    """Open a file, unpacked, as a stream of bytes, which `reached` follows."""
     if compression == "zip":
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(zip_member(path)) as member:
+            with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open(zip_member(path)) as member:
+                if reached is not None:
+                    reached.follow(file, path)
                 yield member
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             raise OSError(str(error)) from None
         return
-    with pa.input_stream(str(path), compression=compression) as stream:
-        yield stream
+    with pa.OSFile(str(path)) as file:
+        if reached is not None:
+            reached.follow(file, path)
+        if compression is None:
+            yield file
+            return
+        with pa.CompressedInputStream(file, compression) as stream:
+            yield stream
 
 
 @contextmanager

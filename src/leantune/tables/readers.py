@@ -10,12 +10,12 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from leantune.system.errors import TableError
 from leantune.tables.containers import (
+    Reached,
     checked_folder,
     likely_encoding,
     one_line,
@@ -41,6 +42,7 @@ READABLE = {**FORMATS, ".feather": "arrow", ".arrow": "arrow", ".xlsx": "excel"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 LINE_FORMATS = ("csv", "tsv", "json")
 _CHUNK_ROWS = 10_000
+Result = TypeVar("Result")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -64,6 +66,17 @@ class ReadOptions:
     """The setting that names the file, for messages."""
     tell: Callable[[str], None] | None = None
     """Called with what the user should know of the file, one or two sentences each."""
+    reached: Reached | None = None
+    """Follows how far lines have been read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """How far the reading of a file has come."""
+
+    rows: int
+    share: float
+    """Of the file's bytes, from 0 to 1; 0 where that is not known."""
 
 
 def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str, pa.Array]:
@@ -71,11 +84,34 @@ def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str
 
     Raises `TableError` where the file or a row is not what it must be, or a column is not there.
     """
+    return drain(reading_cells(path, columns, options))
+
+
+def reading_cells(path: Path, columns: list[str], options: ReadOptions) -> Generator[Read, None, dict[str, pa.Array]]:
+    """Do what `read_cells` does, and yield how far it has come.
+
+    No column is ever a list of Python's strings: 10,000 rows are, and then they are Arrow's. Each column is joined by
+    itself and its parts dropped, so that the most memory is that of all columns and once more that of the largest.
+    """
+    reached = Reached()
     chunks: dict[str, list[pa.Array]] = {name: [] for name in columns}
-    for block in read_blocks(path, columns, options, rows=_CHUNK_ROWS):
+    rows = 0
+    for block in read_blocks(path, columns, replace(options, reached=reached), rows=_CHUNK_ROWS):
         for name in columns:
             chunks[name].append(block[name])
-    return {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
+        rows += len(block[columns[0]])
+        yield Read(rows=rows, share=reached.share)
+    return {name: pa.chunked_array(chunks.pop(name), pa.large_string()).combine_chunks() for name in columns}
+
+
+def drain(steps: Generator[Any, None, Result]) -> Result:
+    """Return what a generator returns at its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 def read_blocks(path: Path, columns: list[str], options: ReadOptions, *, rows: int) -> Iterator[dict[str, pa.Array]]:
@@ -143,7 +179,7 @@ def _opened_lines(path: Path, options: ReadOptions, place: Callable[[], str]) ->
     kind, compression = file_format(path)
     encoding = "utf-8-sig" if codecs.lookup(options.encoding).name == "utf-8" else options.encoding
     try:
-        with opened_bytes(path, compression) as stream:
+        with opened_bytes(path, compression, options.reached) as stream:
             newline = "\n" if kind == "json" else ""
             yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
     except UnicodeError:

@@ -4,7 +4,7 @@ Nothing is guessed from a cell's looks: "NA", "null", "001" and "True" stay the 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,12 +21,14 @@ from leantune.system.settings import Section
 from leantune.tables.containers import parts_of
 from leantune.tables.memory import MEMORY, THE_TABLE, MemoryTable, content_sha256
 from leantune.tables.readers import (
+    Read,
     ReadOptions,
     cell_error,
+    drain,
     file_format,
     listed,
-    read_cells,
     read_column_names,
+    reading_cells,
     refuse_cells,
     shown,
 )
@@ -319,10 +321,16 @@ def read_table(settings: DataSettings) -> Table:
     Raises `TableError` where a file, a column or a cell is not what it must be, and `SettingsError` where no column is
     named.
     """
+    return drain(reading_table(settings))
+
+
+def reading_table(settings: DataSettings) -> Generator[Read, None, Table]:
+    """Do what `read_table` does, and yield how far it has come in each file."""
     try:
-        table = _read_all(settings if (found := _own_id(settings)) is None else found, id_is_found=found is not None)
+        found = _own_id(settings)
+        table = yield from _read_all(settings if found is None else found, id_is_found=found is not None)
     except _NoIdError as error:
-        table = _read_all(settings)
+        table = yield from _read_all(settings)
         table = replace(table, notes=(*table.notes, str(error)))
     if table.weights is not None and not table.weights.any():
         raise TableError(
@@ -346,10 +354,10 @@ def _own_id(settings: DataSettings) -> DataSettings | None:
     return settings.model_copy(update={"id": OWN_ID})
 
 
-def _read_all(settings: DataSettings, *, id_is_found: bool = False) -> Table:
-    table = _read_one(settings, settings.path, "data.path", id_is_found=id_is_found)
+def _read_all(settings: DataSettings, *, id_is_found: bool = False) -> Generator[Read, None, Table]:
+    table = yield from _read_one(settings, settings.path, "data.path", id_is_found=id_is_found)
     if settings.validation is not None:
-        validation = _read_one(settings, settings.validation, "data.validation", id_is_found=id_is_found)
+        validation = yield from _read_one(settings, settings.validation, "data.validation", id_is_found=id_is_found)
         table = _join(table, validation)
     return table
 
@@ -428,7 +436,9 @@ def _join(train: Table, validation: Table) -> Table:
     )
 
 
-def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str, *, id_is_found: bool = False) -> Table:
+def _read_one(
+    settings: DataSettings, origin: Path | MemoryTable, setting: str, *, id_is_found: bool = False
+) -> Generator[Read, None, Table]:
     columns = _columns_to_read(settings)
     path: Path | str
     notes: list[str] = []
@@ -437,7 +447,7 @@ def _read_one(settings: DataSettings, origin: Path | MemoryTable, setting: str, 
         cells = _memory_cells(settings, origin)
     else:
         path, header = origin.expanduser(), " below the header; check that it is the right file"
-        cells = read_cells(path, columns, read_options(settings, setting, tell=notes.append))
+        cells = yield from reading_cells(path, columns, read_options(settings, setting, tell=notes.append))
     row_count = len(cells[columns[0]])
     if not row_count:
         raise TableError(f"{path}: found no rows, expected at least one{header}")
