@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 import leantune.tables.readers
 from leantune.system.errors import SettingsError, TableError
-from leantune.tables.table import DataSettings, Table, data_sha256, parse_numbers, read_table
+from leantune.tables.table import DataSettings, Table, data_sha256, parse_numbers, read_table, reading_table
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 LOOKS_LIKE_SOMETHING = ["NA", "null", "NaN", "None", "", "001", "1.0", "1e5", "True", "2020-01-01", " padded ", "-"]
@@ -809,3 +809,23 @@ def test_other_names_in_the_column_of_folds_are_refused_with_what_is_allowed(cel
     assert message in said
     if "two names" in message or "holdout" in message:
         assert "valid, validation, val, dev or test for rows that validate" in said
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.csv.zst", "rows.csv.zip", "rows.jsonl"])
+def test_reading_tells_how_far_it_has_come(name, tmp_path):
+    frame = pd.DataFrame({"text": [f"text {row} {row * 7919 % 1013}" for row in range(45_000)]})
+    if name.endswith(".jsonl"):
+        frame.to_json(tmp_path / name, orient="records", lines=True)
+    elif name.endswith(".zst"):
+        with pa.output_stream(str(tmp_path / name), compression="zstd") as stream:
+            stream.write(frame.to_csv(index=False).encode())
+    else:
+        frame.to_csv(tmp_path / name, index=False)
+
+    steps = list(reading_table(DataSettings(path=tmp_path / name, text="text")))
+
+    assert [step.rows for step in steps] == [10_000, 20_000, 30_000, 40_000, 45_000]
+    shares = [step.share for step in steps]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.9
+    assert shares[-1] > 0.99

@@ -13,6 +13,7 @@ from leantune.system.errors import TableError
 
 _MOST_SUSPECTS = 20
 _MOST_VALUES = 1000
+_ROWS_AT_ONCE = 4096
 
 
 class QuoteWatch:
@@ -30,6 +31,7 @@ class QuoteWatch:
         self._values: dict[int, set[str]] = {place: set() for place in range(width)}
         self._numeric = set(range(width))
         self._profiled = 0
+        self._waiting: list[list[str]] = []
 
     def look(self, row: int, lines: list[str], fields: list[str]) -> None:
         """Take note of row `row`, from 1, which the physical `lines` were read as."""
@@ -54,21 +56,32 @@ class QuoteWatch:
         The lines of a text that an author broke can have as many delimiters as a record by chance. Its parts then do
         not fit the columns whose other cells are numbers or a few repeated values.
         """
+        self._profile_waiting()
         for row, lines in self._suspects:
             if all(self._fits(place, cells[place]) for cells in lines for place in range(self._width)):
                 return row, len(lines)
         return None
 
     def _profile(self, fields: list[str]) -> None:
-        """Remember which columns are numbers, and which have few values; a column that is neither costs nothing."""
-        self._profiled += 1
-        for place in list(self._values):
-            self._values[place].add(fields[place])
-            if len(self._values[place]) > _MOST_VALUES:
-                del self._values[place]
-        for place in list(self._numeric):
-            if not _is_number(fields[place]):
+        self._waiting.append(fields)
+        if len(self._waiting) == _ROWS_AT_ONCE:
+            self._profile_waiting()
+
+    def _profile_waiting(self) -> None:
+        """Remember which columns are numbers, and which have few values; a column that is neither costs nothing.
+
+        Many rows at once: cell by cell it would take half of the time of reading.
+        """
+        self._profiled += len(self._waiting)
+        for place in self._numeric | self._values.keys():
+            cells = {fields[place] for fields in self._waiting}
+            if place in self._values:
+                self._values[place] |= cells
+                if len(self._values[place]) > _MOST_VALUES:
+                    del self._values[place]
+            if place in self._numeric and not all(map(_is_number, cells)):
                 self._numeric.discard(place)
+        self._waiting.clear()
 
     def _fits(self, place: int, cell: str) -> bool:
         bare = cell.strip('"')
