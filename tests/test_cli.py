@@ -190,6 +190,17 @@ def test_folds_never_overwrites_a_file_unasked(leantune: Any, data: Path, tmp_pa
     assert (tmp_path / "folds.csv").read_text().startswith("id,fold")
 
 
+def test_the_option_that_a_missing_target_asks_for_leaves_out_its_row(leantune: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,y\n" + "".join(f"text {row},{row / 2}\n" for row in range(20)) + "last,\n")
+    command = ("folds", tmp_path / "rows.csv", "--target", "y", "--output", tmp_path / "folds.csv")
+    code, _, err = leantune(*command)
+    assert code == 2
+    assert "(--drop-missing)" in err
+    code, out, _ = leantune(*command, "--drop-missing")
+    assert code == 0
+    assert "1 of 21 rows are left out" in out
+
+
 def test_folds_are_csv(leantune: Any, data: Path, tmp_path: Path) -> None:
     code, _, err = leantune("folds", data, "--target", "score", "--output", tmp_path / "folds.parquet")
     assert code == 2
