@@ -8,6 +8,8 @@ import pytest
 
 from leantune.inference.evaluation import evaluate_file
 from leantune.inference.file import PredictOptions, predict_file
+from leantune.inference.trained_run import open_run
+from leantune.inference.validation_rows import RowSource
 from small_runs import finish, run_all, tiny_config
 from tiny_encoders import make_texts
 
@@ -54,3 +56,22 @@ def test_a_run_is_evaluated_on_labels_in_one_cell(labelled: tuple[Path, Path]) -
     evaluated = finish(evaluate_file([run], other, None, PredictOptions(device="cpu")))
 
     assert evaluated.metrics["log_loss"] is not None
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_run_on_a_folder_of_parts_finds_its_rows_again(
+    named: bool, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    frame = pd.DataFrame({"text": make_texts(24), "target": [0.5, 1.5, 2.5] * 8})
+    for number in range(2):
+        frame[12 * number : 12 * number + 12].to_parquet(parts / f"{number}.parquet")
+    data = {"path": str(parts), "text": "text", "target": "target"}
+    run_all(tiny_config(tmp_path, tiny_encoder_dir("bert"), data=data, optimizer={"max_steps": 1}), tmp_path / "run")
+    run = open_run(tmp_path / "run")
+
+    rows = RowSource(run, parts if named else None).rows(run.folds[0])
+
+    assert rows.texts[0].to_pylist() == frame["text"][rows.row_numbers].tolist()
+    assert rows.predictions is not None

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from leantune.inference.trained_run import TrainedFold, TrainedRun
 from leantune.system.errors import RunFolderError, SettingsError, TableError
-from leantune.system.files import read_json, sha256_of, unreadable
+from leantune.system.files import read_json, unreadable
 from leantune.tables.memory import MemoryTable
 from leantune.tables.readers import listed
-from leantune.tables.table import DataSettings, Table, data_sha256, read_table
+from leantune.tables.table import DataSettings, Table, data_sha256, read_table, table_sha256
 from leantune.tables.targets import parse_known_targets
 
 
@@ -113,10 +113,10 @@ class RowSource:
         """Return how to read the rows, and whether they are the run's own."""
         own = self._run.config.data
         if data is not None:
-            if not data.is_file():
+            if not data.exists():
                 raise SettingsError(f"--data: {data} is no file")
             settings = _only(own, data)
-            if own.validation is None and sha256_of(data) == self._own_sha256:
+            if own.validation is None and table_sha256(data) == self._own_sha256:
                 return settings, True
             return settings.model_copy(update={"limit": None}), False
         for path in own.files:
@@ -125,7 +125,7 @@ class RowSource:
                     f"{self._run.folder}: it was trained on a table in memory, which is not there any more; write the "
                     "table to a file, and name it with --data FILE"
                 )
-            if not path.expanduser().is_file():
+            if not path.expanduser().exists():
                 raise SettingsError(
                     f"{self._run.folder}: the table that it was trained on is not there any more ({path}); name it, or "
                     "another table with the same columns, with --data FILE"
