@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from leantune import cli
 from leantune.experiments.example import free_folder
@@ -175,6 +176,56 @@ def test_folds_writes_the_fold_of_every_row(leantune: Any, data: Path, tmp_path:
     assert [row["id"] for row in rows] == [f"{i:04d}" for i in range(60)]
     assert {row["fold"] for row in rows} == set("01234")
     assert "fold 4: 12 rows" in out
+
+
+def test_folds_never_overwrites_a_file_unasked(leantune: Any, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "folds.csv").write_text("mine")
+    command = ("folds", data, "--target", "score", "--output", tmp_path / "folds.csv")
+    code, _, err = leantune(*command)
+    assert code == 2
+    assert "folds.csv is there already; give another name, or --force" in err
+    assert (tmp_path / "folds.csv").read_text() == "mine"
+    code, _, _ = leantune(*command, "--force")
+    assert code == 0
+    assert (tmp_path / "folds.csv").read_text().startswith("id,fold")
+
+
+def test_the_option_that_a_missing_target_asks_for_leaves_out_its_row(leantune: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,y\n" + "".join(f"text {row},{row / 2}\n" for row in range(20)) + "last,\n")
+    command = ("folds", tmp_path / "rows.csv", "--target", "y", "--output", tmp_path / "folds.csv")
+    code, _, err = leantune(*command)
+    assert code == 2
+    assert "(--drop-missing)" in err
+    code, out, _ = leantune(*command, "--drop-missing")
+    assert code == 0
+    assert "1 of 21 rows are left out" in out
+
+
+def test_folds_are_csv(leantune: Any, data: Path, tmp_path: Path) -> None:
+    code, _, err = leantune("folds", data, "--target", "score", "--output", tmp_path / "folds.parquet")
+    assert code == 2
+    assert "expected a name that ends in .csv" in err
+
+
+def test_a_pattern_of_targets_is_a_list_in_the_effective_settings_and_a_column_id_names_the_rows(
+    leantune: Any, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    lines = [f"row-{row},text {row} of many,{row % 2},{row % 3 == 0:d},{row}" for row in range(30)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,text,label_b,label_a,other", *lines]))
+    code, _, err = leantune(
+        *train_arguments(tmp_path / "rows.csv", tiny_encoder_dir("bert"), tmp_path / "run"),
+        *("--set", "data.id=null", "--set", "data.target=label_*", "--set", "data.text=text"),
+    )
+    assert code == 0, err
+    assert "the rows are named by the column 'id'" in err
+    effective = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]
+    assert (effective["target"], effective["id"]) == (["label_b", "label_a"], "id")
+    code, _, err = leantune(
+        "predict", tmp_path / "run", tmp_path / "rows.csv", "--output", tmp_path / "out.csv", "--device", "cpu"
+    )
+    assert code == 0, err
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == [f"row-{row}" for row in range(30)]
 
 
 def test_a_run_may_take_its_folds_from_the_table(

@@ -26,12 +26,32 @@ STARTING = "leantune: loading torch and transformers, which takes some seconds"
 UsageError: Any = typer.BadParameter.__base__
 """What typer raises for options and commands that do not exist; it has no public name for it."""
 
-TABLE_HELP = "Table of rows: .csv, .tsv, .jsonl or .parquet, also with .gz or .zst appended."
-Targets = Annotated[list[str] | None, typer.Option(metavar="COL", help="Column to learn; repeat for several.")]
+TABLE_HELP = "Table of rows: .csv, .tsv, .jsonl, .json, .parquet, .feather or .xlsx; .gz, .zst or .zip may follow."
+Targets = Annotated[
+    list[str] | None, typer.Option(metavar="COL", help="Column to learn; 'label_*', a,b or repeated for several.")
+]
 Group = Annotated[str | None, typer.Option(metavar="COL", help="Column whose groups no fold may part.")]
 Id = Annotated[
-    str | None, typer.Option("--id", metavar="COL", help="Column that names the rows; else they are numbered.")
+    str | None, typer.Option("--id", metavar="COL", help="Column that names the rows; else `id` if there, or numbers.")
 ]
+
+MissingText = Annotated[str | None, typer.Option(help="A missing text: refuse, empty or drop (leave out the row).")]
+DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out the rows without a target.")]
+Decimal = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates decimals: . or a comma.")]
+Thousands = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates thousands, as in 1,500.")]
+LabelSeparator = Annotated[
+    str | None, typer.Option(metavar="CHAR", help="What separates the labels in a cell; else it is found.")
+]
+Encoding = Annotated[str | None, typer.Option(metavar="NAME", help="Text encoding of DATA, such as cp932; else UTF-8.")]
+Delimiter = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates fields in CSV or TSV.")]
+
+
+def _joined(text: list[str] | None, between: str) -> str:
+    """Return the template that joins columns."""
+    if not text:
+        raise SettingsError("--join: it joins the columns of --text; name them")
+    braces = str.maketrans({"{": "{{", "}": "}}"})
+    return between.translate(braces).join(f"{{{name}}}" for name in text)
 
 
 @app.command()
@@ -67,6 +87,16 @@ def train(
     ] = None,
     id_column: Id = None,
     group: Group = None,
+    join: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Join the columns of --text to one text, with this between.")
+    ] = None,
+    missing_text: MissingText = None,
+    drop_missing: DropMissing = False,
+    decimal: Decimal = None,
+    thousands: Thousands = None,
+    label_separator: LabelSeparator = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Fine-tune an encoder on a table of texts, and measure it."""
     say(STARTING, error=True)
@@ -82,6 +112,14 @@ def train(
         "data.id": id_column,
         "data.group": group,
         "data.validation": validation,
+        "data.template": None if join is None else _joined(text, join),
+        "data.missing_text": missing_text,
+        "data.drop_missing": drop_missing,
+        "data.decimal": decimal,
+        "data.thousands": thousands,
+        "data.label_separator": label_separator,
+        "data.encoding": encoding,
+        "data.delimiter": delimiter,
         "model.name": model,
         "fold": fold,
     }
@@ -224,28 +262,57 @@ def folds(
     task: Annotated[str, typer.Option(help="auto, regression, binary, multiclass, multilabel or soft.")] = "auto",
     id_column: Id = None,
     group: Group = None,
+    drop_missing: DropMissing = False,
+    decimal: Decimal = None,
+    thousands: Thousands = None,
+    label_separator: LabelSeparator = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    assign: Reading = None,
+    force: Force = False,
 ) -> None:
     """Deal the rows of a table into folds, and write id,fold."""
+    from leantune.runs.config import assign as set_value
     from leantune.runs.record import note_formulas, write_folds
     from leantune.system.settings import check
     from leantune.tables.folds import FoldSettings, fold_table
     from leantune.tables.table import DataSettings
+    from leantune.tables.writers import refuse_unwritable
 
     if not target:
         raise SettingsError("--target: name the column whose values the folds should share out")
     if output.resolve() == data.resolve():
         raise SettingsError(f"--output: {output} is the table itself; give another file")
+    if output.suffix.lower() != ".csv":
+        raise SettingsError(f"--output: found {str(output)!r}, expected a name that ends in .csv: folds are CSV")
+    refuse_unwritable(output, force=force)
     settings = check(FoldSettings, {"count": count, "seed": seed, "kind": kind}, "folds")
-    columns = check(
-        DataSettings, {"path": data, "target": target, "task": task, "id": id_column, "group": group}, "data"
-    )
+    given = {
+        "path": data,
+        "target": target,
+        "task": task,
+        "id": id_column,
+        "group": group,
+        "drop_missing": drop_missing,
+        "decimal": decimal,
+        "thousands": thousands,
+        "label_separator": label_separator,
+        "encoding": encoding,
+        "delimiter": delimiter,
+    }
+    nested = {"data": {name: value for name, value in given.items() if value is not None}}
+    for assignment in assign or ():
+        if not assignment.startswith("data."):
+            raise SettingsError(f"--set: found {assignment!r}, expected a setting of the table, data.NAME=VALUE")
+        set_value(nested, assignment)
+    columns = check(DataSettings, nested["data"], "data")
     table, targets, made = fold_table(columns, settings)
     write_folds(output, table.ids, made.of_row)
     say(f"{targets.reason}\n{made.count} folds ({made.kind}) of {len(table):,} rows:")
     for number in range(made.count):
         rows = made.validation_rows(number)
         say(f"  fold {number}: {len(rows):,} rows, {targets.describe(rows)}")
-    for note in (*made.notes, *note_formulas(table.ids)):
+    for note in (*table.notes, *made.notes, *note_formulas(table.ids)):
         say(note)
     say(f"written: {output}")
 

@@ -148,3 +148,15 @@ def test_weights_for_a_fold_never_saw_it() -> None:
         others = fit_weights("multilabel", targets[folds != fold], [p[folds != fold] for p in predictions])
         expected = blend([p[folds == fold] for p in predictions], others)
         assert np.array_equal(found.blended[folds == fold], expected)
+
+
+def test_labels_that_were_not_scored_do_not_weigh_on_the_runs():
+    draw = np.random.default_rng(0)
+    targets = draw.integers(0, 2, size=(50, 2)).astype(float)
+    runs = [np.clip(targets * 0.4 + draw.uniform(0, 0.6, size=(50, 2)), 0.01, 0.99) for _ in range(2)]
+    missing = np.full((30, 2), np.nan)
+    longer = [np.vstack([run, draw.uniform(size=(30, 2))]) for run in runs]
+
+    found = fit_weights("multilabel", np.vstack([targets, missing]), longer)
+
+    assert found == pytest.approx(fit_weights("multilabel", targets, runs))

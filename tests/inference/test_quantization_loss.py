@@ -55,3 +55,17 @@ def test_what_is_as_bad_as_the_constant_answer_has_lost_all() -> None:
     targets = DRAW.normal(0, 1, (50, 1))
     loss = measure_loss("regression", targets, targets, np.full_like(targets, targets.mean()))
     assert loss.share == pytest.approx(1)
+
+
+def test_labels_that_were_not_scored_lose_nothing():
+    draw = np.random.default_rng(0)
+    targets = draw.integers(0, 2, size=(50, 2)).astype(float)
+    exact = np.clip(targets * 0.6 + 0.2 + draw.normal(scale=0.05, size=(50, 2)), 0.01, 0.99)
+    quantized = np.clip(exact + draw.normal(scale=0.02, size=(50, 2)), 0.01, 0.99)
+    targets[::3, 1] = np.nan
+    anything = np.where(np.isnan(targets), 0.5, quantized)
+
+    found = measure_loss("multilabel", targets, exact, quantized)
+
+    assert np.isfinite(found.share)
+    assert found == measure_loss("multilabel", targets, exact, anything)

@@ -29,7 +29,8 @@ def predicted(draw, kind):
         elements = draw(st.sampled_from([levels, st.integers(0, 4).map(float)]))
         targets = draw(arrays(np.float64, (rows, count), elements=elements))
     elif kind == "multilabel":
-        targets = draw(arrays(np.float64, (rows, count), elements=st.sampled_from([0.0, 1.0])))
+        elements = st.sampled_from(draw(st.sampled_from([[0.0, 1.0], [0.0, 1.0, np.nan]])))  # NaN: not scored
+        targets = draw(arrays(np.float64, (rows, count), elements=elements))
     elif kind == "soft":
         targets = softmax(draw(arrays(np.float64, (rows, count), elements=levels)), axis=1)
     else:

@@ -219,3 +219,23 @@ def test_a_metric_that_thresholds_do_not_serve_is_refused(kind, metric, found) -
 def test_targets_that_are_no_scale_are_refused(targets, found) -> None:
     with pytest.raises(SettingsError, match=found):
         fit_rule("regression", "qwk", np.array(targets)[:, None], np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize("metric", DECIDED["multilabel"])
+def test_labels_that_were_not_scored_do_not_move_the_thresholds(metric):
+    draw = np.random.default_rng(0)
+    targets = draw.integers(0, 2, size=(40, 2)).astype(np.float64)
+    predictions = np.round(draw.uniform(size=(40, 2)), 2)
+    more_rows = np.full((30, 2), np.nan), draw.uniform(size=(30, 2))
+
+    rule = fit_rule("multilabel", metric, np.vstack([targets, more_rows[0]]), np.vstack([predictions, more_rows[1]]))
+
+    assert rule == fit_rule("multilabel", metric, targets, predictions)
+
+
+def test_a_label_that_no_row_has_a_score_of_keeps_the_usual_threshold():
+    targets = np.array([[0.0, np.nan], [1.0, np.nan]])
+
+    rule = fit_rule("multilabel", "f1_macro", targets, np.array([[0.7, 0.1], [0.9, 0.2]]))
+
+    assert rule.thresholds[1] == (0.5,)

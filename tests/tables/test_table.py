@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 import leantune.tables.readers
 from leantune.system.errors import SettingsError, TableError
-from leantune.tables.table import DataSettings, Table, data_sha256, parse_numbers, read_table
+from leantune.tables.table import DataSettings, Table, data_sha256, parse_numbers, read_table, reading_table
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 LOOKS_LIKE_SOMETHING = ["NA", "null", "NaN", "None", "", "001", "1.0", "1e5", "True", "2020-01-01", " padded ", "-"]
@@ -289,12 +289,12 @@ def test_a_missing_file_is_named(tmp_path):
         read(tmp_path / "nowhere.csv", text="text")
 
 
-def test_a_folder_is_no_table(tmp_path):
-    with pytest.raises(TableError, match=r"found a folder, expected a file"):
+def test_a_folder_without_parts_is_no_table(tmp_path):
+    with pytest.raises(TableError, match=r"found a folder without Parquet files.*set data\.path"):
         read(tmp_path, text="text")
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.gz", "rows.csv.bz2"])
+@pytest.mark.parametrize("name", ["rows.xls", "rows", "rows.gz", "rows.csv.bz2"])
 def test_an_unknown_file_name_lists_the_known_ones(name, tmp_path):
     assert ".csv, .tsv, .jsonl, .ndjson, .json, .parquet" in problem(tmp_path / name, "text\na\n", text="text")
 
@@ -756,7 +756,10 @@ def test_a_validation_file_that_is_not_there_is_named_with_its_setting(tmp_path)
     [
         ({"fold": "part"}, "validation: not used where fold"),
         ({"group": "author"}, "group: not used where validation"),
-        ({"encoding": "cp932"}, "encoding is not used for Parquet, and the file is a.parquet and b.parquet"),
+        (
+            {"encoding": "cp932"},
+            "encoding is not used for Parquet, Arrow and Excel, and the file is a.parquet and b.parquet",
+        ),
     ],
 )
 def test_settings_that_a_validation_file_makes_meaningless_are_refused(more, message):
@@ -806,3 +809,23 @@ def test_other_names_in_the_column_of_folds_are_refused_with_what_is_allowed(cel
     assert message in said
     if "two names" in message or "holdout" in message:
         assert "valid, validation, val, dev or test for rows that validate" in said
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.csv.zst", "rows.csv.zip", "rows.jsonl"])
+def test_reading_tells_how_far_it_has_come(name, tmp_path):
+    frame = pd.DataFrame({"text": [f"text {row} {row * 7919 % 1013}" for row in range(45_000)]})
+    if name.endswith(".jsonl"):
+        frame.to_json(tmp_path / name, orient="records", lines=True)
+    elif name.endswith(".zst"):
+        with pa.output_stream(str(tmp_path / name), compression="zstd") as stream:
+            stream.write(frame.to_csv(index=False).encode())
+    else:
+        frame.to_csv(tmp_path / name, index=False)
+
+    steps = list(reading_table(DataSettings(path=tmp_path / name, text="text")))
+
+    assert [step.rows for step in steps] == [10_000, 20_000, 30_000, 40_000, 45_000]
+    shares = [step.share for step in steps]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.9
+    assert shares[-1] > 0.99

@@ -437,3 +437,46 @@ def test_the_perfect_prediction_has_the_best_value_of_every_metric():
     for name, value in compute_metrics("multiclass", classes, np.full((50, 3), 1 / 3)).items():
         assert is_better(name, perfect[name], value)
     assert {name for name in get_args(MetricName) if is_better(name, 0.0, 1.0)} == LOWER_IS_BETTER
+
+
+def test_labels_that_were_not_scored_count_in_no_metric():
+    draw = np.random.default_rng(0)
+    targets = draw.integers(0, 2, size=(60, 3)).astype(np.float64)
+    predictions = np.round(draw.uniform(size=(60, 3)), 1)
+    targets[draw.uniform(size=(60, 3)) < 0.4] = np.nan
+    targets[7] = np.nan
+    of_label = [(t[~np.isnan(t)], p[~np.isnan(t)]) for t, p in zip(targets.T, predictions.T, strict=True)]
+    known = ~np.isnan(targets)
+    right = ((predictions >= 0.5) == (targets == 1)) | ~known
+    expected = {
+        "accuracy": right[known.any(axis=1)].all(axis=1).mean(),
+        "f1_macro": np.mean([sk.f1_score(t, p >= 0.5) for t, p in of_label]),
+        "log_loss": sk.log_loss(
+            targets[known], np.clip(predictions[known], np.finfo(np.float32).eps, 1 - np.finfo(np.float32).eps)
+        ),
+        "roc_auc": np.mean([sk.roc_auc_score(t, p) for t, p in of_label]),
+        "mcc": np.mean([sk.matthews_corrcoef(t, p >= 0.5) for t, p in of_label]),
+        "f1_micro": sk.f1_score(targets[known], predictions[known] >= 0.5),
+        "f1_weighted": np.average(
+            [sk.f1_score(t, p >= 0.5) for t, p in of_label], weights=[t.sum() for t, _ in of_label]
+        ),
+        "balanced_accuracy": np.mean([sk.balanced_accuracy_score(t, p >= 0.5) for t, p in of_label]),
+        "average_precision": np.mean([sk.average_precision_score(t, p) for t, p in of_label]),
+    }
+
+    found = compute_metrics("multilabel", targets, predictions)
+
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_label_that_no_row_has_a_score_of_leaves_the_means_as_they_are():
+    targets, predictions = np.array([[0.0], [1.0], [1.0]]), np.array([[0.2], [0.4], [0.9]])
+    beside = np.hstack([targets, np.full((3, 1), np.nan)]), np.hstack([predictions, predictions])
+
+    assert compute_metrics("multilabel", *beside) == compute_metrics("multilabel", targets, predictions)
+
+
+def test_rows_of_which_nothing_was_scored_have_no_metrics():
+    found = compute_metrics("multilabel", np.full((3, 2), np.nan), np.full((3, 2), 0.5))
+
+    assert set(found.values()) == {None}

@@ -91,6 +91,35 @@ def test_the_gradient_is_that_of_one_big_batch_also_in_the_incomplete_step(
         assert loss.ndim == 1
 
 
+def test_the_gradient_is_that_of_one_big_batch_where_labels_were_not_scored(
+    tiny_encoder_dir: Callable[[str], Path],
+) -> None:
+    folder = tiny_encoder_dir("bert")
+    encoder, rows = load_tiny(folder, "multilabel"), make_rows(folder, "multilabel", texts=TEXTS[:13])
+    targets = rows.targets.copy()
+    targets[np.random.default_rng(2).uniform(size=targets.shape) < 0.4] = np.nan
+    targets[4] = np.nan  # a row of weight 1, of which nothing is known
+    rows = Rows(sequences=rows.sequences, targets=targets, weights=rows.weights)
+    whole = make_training_batch(rows, np.arange(13), pad_id=encoder.pad_id, padding="longest", device=CPU)
+    logits = encoder.model(input_ids=whole.inputs.input_ids, attention_mask=whole.inputs.attention_mask).logits
+    known = ~torch.isnan(whole.targets)
+    losses = torch.zeros_like(logits)
+    losses[known] = F.binary_cross_entropy_with_logits(logits[known], whole.targets[known], reduction="none")
+    ((losses.mean(dim=1) * whole.weights).sum() / whole.weights.sum()).backward()
+    expected = take_gradient(encoder)
+
+    accumulate_gradients(
+        encoder,
+        batches(encoder, rows, [np.arange(5), np.arange(5, 12), np.array([12])]),
+        total_weight=rows.weights.sum(),
+        task=make_task_of("multilabel"),
+        precision=FP32,
+    )
+
+    gradient = take_gradient(encoder)
+    assert torch.linalg.norm(gradient - expected) <= 1e-6 * torch.linalg.norm(expected)
+
+
 def test_a_row_of_weight_two_counts_as_the_row_twice(tiny_encoder_dir: Callable[[str], Path]) -> None:
     folder = tiny_encoder_dir("bert")
     encoder, task = load_tiny(folder), make_task_of("regression")

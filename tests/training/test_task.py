@@ -83,3 +83,42 @@ def test_the_settings_reach_the_task() -> None:
     assert make_task(targets, LossSettings(label_smoothing=0.1)) == Task(
         kind="binary", labels=("x", "y"), label_smoothing=0.1
     )
+
+
+def not_scored(targets: torch.Tensor) -> torch.Tensor:
+    masked = targets.clone()
+    masked[::3, 0] = torch.nan
+    masked[1::4, 2] = torch.nan
+    masked[5] = torch.nan
+    return masked
+
+
+@pytest.mark.parametrize("label_weights", [None, ((1.0, 5.0), (1.0, 2.0), (1.0, 0.5))])
+def test_a_label_that_was_not_scored_has_no_loss_and_the_others_are_as_they_were(label_weights: Any) -> None:
+    targets = tensor(random_targets("multilabel", 12))
+    task = replace(make_task_of("multilabel"), label_weights=label_weights, label_smoothing=0.1)
+    known = ~torch.isnan(not_scored(targets))
+
+    losses = task.losses(LOGITS, not_scored(targets))
+
+    assert torch.equal(losses, task.losses(LOGITS, targets) * known)
+
+
+def test_a_label_that_was_not_scored_has_no_gradient() -> None:
+    targets = not_scored(tensor(random_targets("multilabel", 12)))
+    logits = LOGITS.clone().requires_grad_()
+    loss, _ = make_task_of("multilabel").loss_sums(logits, targets, torch.ones(12))
+    loss.backward()  # type: ignore[no-untyped-call]
+
+    expected = torch.where(torch.isnan(targets), 0.0, (torch.sigmoid(LOGITS) - targets) / 3)
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_the_head_begins_at_the_log_odds_of_the_known_labels() -> None:
+    targets = np.array([[1.0, np.nan], [0.0, np.nan], [np.nan, 1.0], [1.0, 0.0]])
+    task = Task(kind="multilabel", labels=("a", "b"))
+
+    answer = task.constant_logits(targets, np.ones(4))
+
+    assert answer == pytest.approx(np.log([2.5 / 1.5, 1.5 / 1.5]))

@@ -398,3 +398,29 @@ def test_the_cache_lies_where_that_of_the_tokens_does(tmp_path: Path, monkeypatc
     texts, good = make_texts(60)
     measure("regression", texts, good[:, None].astype(float), train=50)
     assert [path.suffix for path in (tmp_path / "here" / "yardsticks").iterdir()] == [".arrow"]
+
+
+def test_a_label_is_learned_from_the_rows_that_have_a_score_of_it(monkeypatch):
+    monkeypatch.setattr(yardsticks, "INVERSE_PENALTIES", (1.0,))
+    texts, good = make_texts(200)
+    targets = np.stack([good > 2, good > 3], axis=1).astype(float)
+    targets[::2, 1] = np.nan
+    features = plain_features(texts, 150)
+    known = np.flatnonzero(~np.isnan(targets[:150, 1]))
+    model = LogisticRegression(C=1.0, solver="liblinear", tol=1e-6)
+    model.fit(features[known], targets[known, 1])
+
+    made = measure("multilabel", texts, targets, train=150)
+
+    assert made.constant[0] == pytest.approx(np.nanmean(targets[:150], axis=0))
+    assert made.linear[:, 1] == pytest.approx(model.predict_proba(features[150:])[:, 1], abs=0.03)
+
+
+def test_a_label_that_no_training_row_has_a_score_of_is_answered_with_one_half():
+    texts, good = make_texts(60)
+    targets = np.stack([good > 2, np.full(60, np.nan)], axis=1).astype(float)
+
+    made = measure("multilabel", texts, targets, train=40)
+
+    assert (made.constant[:, 1] == 0.5).all()
+    assert (made.linear[:, 1] == 0.5).all()

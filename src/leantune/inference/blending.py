@@ -19,7 +19,7 @@ from leantune.inference.intervals import Interval, bootstrap_differences
 from leantune.system.formatting import figure
 from leantune.tables.targets import TaskKind
 from leantune.training.metrics import MetricName, default_metric, is_better
-from leantune.training.scoring import compute_metrics
+from leantune.training.scoring import compute_metrics, known_labels
 
 Values = NDArray[np.float64]
 
@@ -124,7 +124,8 @@ def fit_weights(kind: TaskKind, targets: NDArray[np.generic], predictions: Seque
         shares = targets.astype(np.float64)
         return _lowest_log_loss([p.ravel() for p in predictions], shares.ravel())
     if kind == "multilabel":
-        of_truth = [np.where(targets == 1, p, 1 - p).ravel() for p in predictions]
+        known = known_labels(targets)
+        of_truth = [np.where(targets == 1, p, 1 - p)[known] for p in predictions]
     else:
         of_truth = [p[rows, targets.astype(np.int64)] for p in predictions]
     return _lowest_log_loss(of_truth, np.ones(len(of_truth[0])))

@@ -116,7 +116,7 @@ def _key(member: Member, source: Source, scanned: Scan, computed_in: str) -> str
         "model": {path.name: sha256_of(path) for path in files},
         "tokens": dump_config(member.run.config.tokens),
         "order": member.order.tolist(),
-        "texts": [len(source.settings.text), scanned.sha256],
+        "texts": [source.settings.text_count, scanned.sha256],
         "computed_in": computed_in,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -142,7 +142,7 @@ def _predict_block(
     model: TrainedModel, source: Source, scanned: Scan, start: int, block: dict[str, pa.Array]
 ) -> NDArray[np.float64]:
     """Predict the rows of a block that are computed, in their order."""
-    texts = tuple(block[name] for name in source.settings.text)
+    texts = source.texts_of(block)
     mine = np.flatnonzero(scanned.is_computed[start : start + len(texts[0])])
     rows = pa.array(mine)
     return model.predict(

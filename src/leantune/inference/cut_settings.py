@@ -15,7 +15,7 @@ CUT_FILE = Path(cut.__file__)
 def make_cut_settings(run: TrainedRun, tokenizer: Any, encoder: Encoder) -> dict[str, Any]:
     """Return how a run cuts, joins and pads the tokens of a row, as plain values for JSON."""
     tokens = run.config.tokens
-    template = discover_template(tokenizer, pair=len(run.config.data.text) == 2)
+    template = discover_template(tokenizer, pair=run.config.data.text_count == 2)
     types = template.token_types if encoder.takes_token_types else None
     windows: dict[str, Any] = {}
     if tokens.truncation == "windows":

@@ -139,7 +139,7 @@ def _refuse_other_task(first: TrainedRun, other: TrainedRun) -> None:
     for what, one, two in (
         ("task", first.task.kind, other.task.kind),
         ("outputs", listed(sorted(first.task.labels), 6), listed(sorted(other.task.labels), 6)),
-        ("texts of a row", len(first.config.data.text), len(other.config.data.text)),
+        ("texts of a row", first.config.data.text_count, other.config.data.text_count),
     ):
         if one != two:
             raise RunFolderError(

@@ -26,12 +26,12 @@ from leantune.inference.trained_run import TrainedRun
 from leantune.runs.display import Display
 from leantune.runs.verdict import worse_than_yardsticks
 from leantune.system.errors import LeantuneError, SettingsError, TableError
-from leantune.system.files import read_json, sha256_of
+from leantune.system.files import read_json
 from leantune.system.formatting import figure
 from leantune.system.stopping import deferred
 from leantune.tables.folds import fold_table
 from leantune.tables.readers import check_columns, read_column_names
-from leantune.tables.table import Table, data_sha256, read_table
+from leantune.tables.table import Table, data_sha256, read_table, table_sha256
 from leantune.tables.targets import parse_known_targets
 from leantune.training.events import Event, Note
 from leantune.training.metrics import MetricName, default_metric
@@ -125,6 +125,8 @@ def evaluate_file(
     targets = parse_known_targets(table, ensemble.kind, ensemble.labels)
     yield from prepared.notes()
     training = _TrainingTable.of(run)
+    for note in table.notes:
+        yield Note(about="data", text=note)
     yield from _flattering(training, run, source.path, table)
     with ExitStack() as stack:
         if output is None:
@@ -133,7 +135,7 @@ def evaluate_file(
             folder = stack.enter_context(working_folder(output))
         stack.enter_context(deferred())
         computed = yield from prepared.compute(folder)
-        values = computed.values(np.arange(len(prepared.scanned)))
+        values = computed.values(table.row_numbers)
         if output is not None:
             write_output(output, prepared, computed)
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,7 +200,7 @@ class _TrainingTable:
 def _flattering(training: _TrainingTable, run: TrainedRun, path: Path, table: Table) -> Iterator[Note]:
     """Say where the run has seen the rows that it is evaluated on; raises `TableError` where it is the same file."""
     own = read_json(run.folder / "environment.json").get("data_sha256")
-    if own == sha256_of(path):
+    if own == table_sha256(path):
         raise TableError(
             f"{path}: is the table that {run.folder} was trained on, and a score on rows that a model has seen is "
             f"flattered; {run.folder / 'metrics.json'} has the score on rows that it did not train on, and "

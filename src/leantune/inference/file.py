@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leantune.inference.blocks import Computed, compute_blocks
 from leantune.inference.ensemble import Ensemble, Weights, describe_fits, open_ensemble
 from leantune.inference.predictions import output_columns, output_names
-from leantune.inference.source import Scan, Source, find_rows, open_source, options_of, scan
+from leantune.inference.source import Scan, Source, find_rows, open_source, options_of, scan, without_bad_id
 from leantune.system.device import resolve_device
 from leantune.system.errors import RunFolderError, SettingsError, TableError
 from leantune.system.files import locked, saving
@@ -77,6 +77,8 @@ class PreparedFile:
         text = f"{rows:,} rows of {self.source.path}"
         if computed < rows:
             text += f"; {rows - computed:,} have the same text as another, which is computed once"
+        if self.source.id_is_found:
+            text += f"; the rows are named by the column {self.source.id!r}"
         yield Note(about="data", text=text)
         members = self.ensemble.members
         runs = dict.fromkeys(str(member.run.folder) for member in members)
@@ -144,6 +146,7 @@ def prepare_file(runs: Sequence[Path], data: Path, options: PredictOptions) -> P
         id_column=options.id,
         assignments=options.assignments,
     )
+    source = without_bad_id(source)
     _refuse_names(ensemble, source, options)
     like_columns = () if options.like is None else _like_columns(ensemble, source, options.like)
     scanned = scan(source, keep_ids=options.like is not None)

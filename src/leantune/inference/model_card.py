@@ -154,7 +154,7 @@ def ensemble_card(run: TrainedRun, members: Sequence[tuple[str, TrainedRun, Trai
 def _title(run: TrainedRun) -> str:
     columns = ", ".join(map(_plain, run.config.data.target[:4]))
     more = f" and {len(run.config.data.target) - 4} more" if len(run.config.data.target) > 4 else ""
-    return f"{columns}{more} from {'pairs of texts' if len(run.config.data.text) == 2 else 'texts'}"
+    return f"{columns}{more} from {'pairs of texts' if run.config.data.text_count == 2 else 'texts'}"
 
 
 def _what(run: TrainedRun) -> str:
@@ -172,7 +172,7 @@ def _what(run: TrainedRun) -> str:
 
 
 def _use(run: TrainedRun, form: Format, cut: Mapping[str, Any], has_int8: bool) -> str:
-    pair = len(run.config.data.text) == 2
+    pair = run.config.data.text_count == 2
     columns = 'firsts = ["A text."]\nseconds = ["Another text."]' if pair else 'texts = ["A text.", "Another text."]'
     names = "firsts, seconds" if pair else "texts"
     answers = {"regression": "logits", "multilabel": "1 / (1 + np.exp(-logits))"}.get(
@@ -224,7 +224,7 @@ def _use(run: TrainedRun, form: Format, cut: Mapping[str, Any], has_int8: bool) 
 
 
 def _other_ways(run: TrainedRun, cut: Mapping[str, Any]) -> str:
-    pair = len(run.config.data.text) == 2
+    pair = run.config.data.text_count == 2
     given = '{"text": "A text.", "text_pair": "Another text."}' if pair else '"A text."'
     what = {
         "regression": "`score` is the number itself",
@@ -248,7 +248,7 @@ def _other_ways(run: TrainedRun, cut: Mapping[str, Any]) -> str:
 
 
 def _long_texts(run: TrainedRun, cut: Mapping[str, Any]) -> str:
-    pair, truncation = len(run.config.data.text) == 2, cut["truncation"]
+    pair, truncation = run.config.data.text_count == 2, cut["truncation"]
     room = cut["max_length"] - sum(map(len, cut["special_ids"]))
     text = (
         f"The model reads at most {cut['max_length']:,} tokens of a row, special tokens included: {room:,} of the "

@@ -17,6 +17,7 @@ from leantune.system.device import resolve_device
 from leantune.system.errors import SettingsError
 from leantune.tables.memory import THE_TABLE, columns_of, describe_columns
 from leantune.tables.table import refuse_duplicates, refuse_missing
+from leantune.tables.texts import compose_texts
 from leantune.training.metrics import MetricName
 from leantune.training.precision import PrecisionName, make_precision
 
@@ -89,9 +90,16 @@ class Predictor:
         elif text is not None or id is not None:
             raise SettingsError("text and id name columns of a table, and a list of texts has none: remove them")
         cells = columns_of(data, [*names, *([] if id_column is None else [id_column])], texts=own)
-        for name in names:
-            refuse_missing(THE_TABLE, name, cells[name], empty_too=False)
-        texts = tuple(cells[name] for name in names)
+        data_settings = self._ensemble.first.config.data
+        if data_settings.missing_text == "refuse":
+            for name in names:
+                refuse_missing(THE_TABLE, name, cells[name], empty_too=False)
+        texts = compose_texts(
+            [cells[name] for name in names],
+            own,
+            template=data_settings.template,
+            missing_text=data_settings.missing_text,
+        )
         if id_column is None:
             ids = pa.array(np.arange(len(texts[0]))).cast(pa.string())
         else:

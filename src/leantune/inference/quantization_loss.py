@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leantune.tables.targets import TaskKind
+from leantune.training.scoring import known_labels
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -52,6 +53,9 @@ def _constant(kind: TaskKind, targets: NDArray[Any], shape: tuple[int, ...]) -> 
     """Return the constant answer that is best for these rows, [n, outputs]."""
     if kind in {"binary", "multiclass"}:
         answer = np.bincount(targets, minlength=shape[1]) / len(targets)
+    elif kind == "multilabel":
+        scored = known_labels(targets)
+        answer = np.nan_to_num(targets).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)
     else:
         answer = targets.mean(axis=0)
     return np.broadcast_to(answer, shape)
@@ -65,7 +69,8 @@ def _row_losses(kind: TaskKind, targets: NDArray[Any], predictions: NDArray[np.f
         return np.asarray((squares / np.where(variances > 0, variances, 1)).mean(axis=1))
     known = np.clip(predictions, _LEAST, 1 - _LEAST if kind == "multilabel" else 1)
     if kind == "multilabel":
-        return np.asarray(-(targets * np.log(known) + (1 - targets) * np.log(1 - known)).mean(axis=1))
+        losses = -(targets * np.log(known) + (1 - targets) * np.log(1 - known))
+        return np.asarray(np.where(known_labels(targets), losses, 0).mean(axis=1))
     if kind == "soft":
         return np.asarray(-(targets * np.log(known)).sum(axis=1))
     return np.asarray(-np.log(known[np.arange(len(targets)), targets]))

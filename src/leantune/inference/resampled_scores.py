@@ -14,7 +14,7 @@ from scipy import sparse
 
 from leantune.tables.targets import TaskKind
 from leantune.training.metrics import MetricName, metric_names
-from leantune.training.scoring import probability_logarithms
+from leantune.training.scoring import known_labels, probability_logarithms
 
 Weights = NDArray[np.float64]
 """[n, R]: how often each of R resamples holds each of n rows."""
@@ -175,14 +175,17 @@ class _Areas:
         return pairs_in_order / (count * (total - count)), (positive * precision).sum(axis=0) / count
 
 
-def _make_areas(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> _Areas | None:
-    """Prepare one class or label, `truth` and `scores` [n]; None without a row of it."""
+def _make_areas(
+    truth: NDArray[np.bool_], scores: NDArray[np.float64], known: NDArray[np.bool_] | None = None
+) -> _Areas | None:
+    """Prepare one class or label, `truth` and `scores` [n]; None without a row of it. Only `known` rows [n] count."""
     if not truth.any():
         return None
     levels = np.unique(scores[truth])
     below, up_to = np.searchsorted(levels, scores, "left"), np.searchsorted(levels, scores, "right")
+    part = below + up_to if known is None else np.where(known, below + up_to, -1)
     return _Areas(
-        all_rows=_sums_by(below + up_to, 2 * len(levels) + 1),
+        all_rows=_sums_by(part, 2 * len(levels) + 1),
         of_class=_sums_by(np.where(truth, below, -1), len(levels)),
     )
 
@@ -235,15 +238,18 @@ def _classes(targets: NDArray[np.generic], predictions: NDArray[np.float64], nam
 
 
 def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64], names: frozenset[MetricName]) -> Scorer:
-    truth, chosen = targets == 1, predictions >= 0.5
-    losses = -probability_logarithms(np.where(truth, predictions, 1 - predictions)).mean(axis=1)
-    all_right = (truth == chosen).all(axis=1).astype(np.float64)
+    known = known_labels(targets)
+    truth, chosen = targets == 1, (predictions >= 0.5) & known
+    losses = (-probability_logarithms(np.where(truth, predictions, 1 - predictions)) * known).sum(axis=1)
+    scored, scored_of_row = known.T.astype(np.float64), known.sum(axis=1).astype(np.float64)
+    has_known = known.any(axis=1).astype(np.float64)
+    all_right = (truth == chosen).all(axis=1) * has_known
     truths, choices, both = (m.T.astype(np.float64) for m in (truth, chosen, truth & chosen))
-    ranked = zip(truth.T, predictions.T, strict=True) if names & RANKED else []
-    areas = [_make_areas(t, p) for t, p in ranked]
+    ranked = zip(truth.T, predictions.T, known.T, strict=True) if names & RANKED else []
+    areas = [_make_areas(*label) for label in ranked]
 
     def score(weights: Weights) -> dict[MetricName, Scores]:
-        total = weights.sum(axis=0)
+        total = scored @ weights
         rows, chosen_rows, hits = truths @ weights, choices @ weights, both @ weights
         rest = total - rows - chosen_rows + hits
         f1 = _divide(2 * hits, rows + chosen_rows)
@@ -253,9 +259,9 @@ def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64], 
         balanced = (_divide(hits, rows) + _divide(rest, total - rows)) / 2
         roc, precision = _ranked(areas, weights)
         return {
-            "accuracy": _mean(weights, all_right)[0],
-            "f1_macro": f1.mean(axis=0),
-            "log_loss": _mean(weights, losses)[0],
+            "accuracy": (all_right @ weights) / (has_known @ weights),
+            "f1_macro": _mean_of_defined(np.where(total > 0, f1, np.nan)),
+            "log_loss": (losses @ weights) / (scored_of_row @ weights),
             "roc_auc": roc,
             "mcc": _mean_of_defined(np.where(varied, mcc, np.nan)),
             "f1_micro": 2 * hits.sum(axis=0) / (rows.sum(axis=0) + chosen_rows.sum(axis=0)),

@@ -20,6 +20,7 @@ from leantune.runs.config import assign, dump_config
 from leantune.system.errors import SettingsError, TableError
 from leantune.system.settings import check
 from leantune.tables.readers import (
+    LINE_FORMATS,
     ReadOptions,
     cell_error,
     check_columns,
@@ -30,7 +31,8 @@ from leantune.tables.readers import (
     refuse_cells,
     shown,
 )
-from leantune.tables.table import DataSettings
+from leantune.tables.table import OWN_ID, DataSettings, read_options
+from leantune.tables.texts import compose_texts, refuse_missing_texts, renamed_template
 
 BLOCK_ROWS = 4096
 """Rows that are read, sorted by length, computed and kept together: what a killed command loses is at most one block
@@ -47,6 +49,8 @@ class Source:
     settings: DataSettings
     id: str | None
     """The column of the ids; None numbers the rows from 0."""
+    id_is_found: bool = False
+    """Whether nobody named that column: where its cells do not tell the rows apart, they are numbered."""
 
     @property
     def path(self) -> Path:
@@ -65,6 +69,16 @@ class Source:
         for block in read_blocks(self.path, list(columns), options_of(self.settings), rows=BLOCK_ROWS):
             yield start, block
             start += len(next(iter(block.values())))
+
+    def texts_of(self, block: dict[str, pa.Array]) -> tuple[pa.Array, ...]:
+        """Return the texts of a block's rows, as the training composed them."""
+        settings = self.settings
+        return compose_texts(
+            [block[name] for name in settings.text],
+            settings.text,
+            template=settings.template,
+            missing_text=settings.missing_text,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,9 +122,12 @@ def open_source(
     trained = run.config.data.path
     here, there = file_format(path)[0], file_format(trained)[0] if isinstance(trained, Path) else None
     if here != there:  # what says how the one is written says nothing of the other
-        settings.pop("delimiter", None)
-    if here == "parquet":
+        for name in ("delimiter", "quoting", "sheet"):
+            settings.pop(name, None)
+    if here not in LINE_FORMATS:
         settings.pop("encoding", None)
+    if settings.get("missing_text") == "drop":  # every row has a prediction
+        settings["missing_text"] = "empty"
     settings |= {"path": path, "id": id_column}
     if text:
         if len(text) != len(run.config.data.text):
@@ -119,6 +136,9 @@ def open_source(
                 "on"
             )
         settings["text"] = list(text)
+        if run.config.data.template is not None:
+            names_now = dict(zip(run.config.data.text, text, strict=True))
+            settings["template"] = renamed_template(run.config.data.template, names_now)
     nested = {"data": settings}
     for assignment in assignments:
         if not assignment.startswith("data."):
@@ -128,20 +148,34 @@ def open_source(
     source = Source(settings=checked, id=None)
     names = read_column_names(source.path, options_of(checked))
     known = run.config.data.id
-    own = checked.id or (known if known in names else None)
+    found = known is None and OWN_ID in names and OWN_ID not in checked.text
+    own = checked.id or (OWN_ID if found else known if known in names else None)
     other_name = (
         "" if text else f" (the training's name; --text names a column that is called otherwise in {path.name})"
     )
     check_columns(source.path, names, checked.text, other_name)
     check_columns(source.path, names, [] if own is None else [own])
-    return replace(source, id=own)
+    return replace(source, id=own, id_is_found=found and checked.id is None)
+
+
+def without_bad_id(source: Source) -> Source:
+    """Return the source with its rows numbered, where it has a column of ids that nobody named and that is none."""
+    if not source.id_is_found or source.id is None:
+        return source
+    digests = []
+    for _, block in source.blocks([source.id]):
+        cells = block[source.id]
+        if pc.any(pc.or_kleene(pc.is_null(cells), pc.equal(pc.utf8_trim_whitespace(cells), ""))).as_py():
+            return replace(source, id=None, id_is_found=False)
+        digests.append(digests_of([cells]))
+    if digests and len(np.unique(together := np.concatenate(digests))) < len(together):
+        return replace(source, id=None, id_is_found=False)
+    return source
 
 
 def options_of(settings: DataSettings) -> ReadOptions:
     """Return how the file of a table is read."""
-    return ReadOptions(
-        encoding=settings.encoding, delimiter=settings.delimiter, limit=settings.limit, setting="the name of the table"
-    )
+    return read_options(settings, setting="the name of the table")
 
 
 def scan(source: Source, *, keep_ids: bool = False) -> Scan:
@@ -154,8 +188,10 @@ def scan(source: Source, *, keep_ids: bool = False) -> Scan:
     columns = [*texts, *([source.id] if source.id and source.id not in texts else [])]
     for start, block in source.blocks(columns):
         for name in texts:
-            _refuse_missing(source, start, name, block[name], expected="a text (it may be empty)")
-        text_digests.append(digests_of([block[name] for name in texts]))
+            if source.settings.missing_text == "refuse":
+                missing = pc.is_null(block[name]).to_numpy(zero_copy_only=False)
+                refuse_missing_texts(source.path, name, missing, first_row=start)
+        text_digests.append(digests_of(list(source.texts_of(block))))
         if source.id is not None:
             _refuse_missing(source, start, source.id, block[source.id], expected="a value", empty_too=True)
             id_digests.append(digests_of([block[source.id]]))

@@ -19,7 +19,7 @@ from leantune.system.errors import SettingsError
 from leantune.system.formatting import figure
 from leantune.tables.targets import TaskKind
 from leantune.training.metrics import MetricName
-from leantune.training.scoring import compute_metrics
+from leantune.training.scoring import compute_metrics, known_labels
 
 Values = NDArray[np.float64]
 
@@ -195,13 +195,14 @@ def _fit(
     if kind == "binary":
         threshold = _fit_threshold(metric, targets == 1, predictions[:, 1])
         return DecisionRule(kind=kind, metric=metric, thresholds=((threshold,),))
-    truth, count = targets == 1, predictions.shape[1]
+    truth, known, count = targets == 1, known_labels(targets), predictions.shape[1]
     if metric == "f1_micro":
-        one = _fit_threshold("f1", truth.ravel(), predictions.ravel())
+        one = _fit_threshold("f1", truth[known], predictions[known])
         return DecisionRule(kind=kind, metric=metric, thresholds=((one,),) * count)
     # A mean over labels is highest where each is: what the labels weigh does not depend on the thresholds.
     of_label: MetricName = "f1" if metric in {"f1_macro", "f1_weighted"} else metric
-    found = (_fit_threshold(of_label, t, p) for t, p in zip(truth.T, predictions.T, strict=True))
+    labels = zip(truth.T, predictions.T, known.T, strict=True)
+    found = (_fit_threshold(of_label, t[k], p[k]) for t, p, k in labels)
     return DecisionRule(kind=kind, metric=metric, thresholds=tuple((threshold,) for threshold in found))
 
 
@@ -213,6 +214,8 @@ def _expected_places(probabilities: Values) -> Values:
 
 def _fit_threshold(metric: MetricName, truth: NDArray[np.bool_], scores: Values) -> float:
     """Return from which score on "yes" has the highest metric, [n] each: O(n log n), exact."""
+    if not len(scores):  # a label that no row has a score of
+        return 0.5
     levels, place = np.unique(scores, return_inverse=True)
     positive = np.bincount(place, weights=truth, minlength=len(levels))
     rows = np.bincount(place, minlength=len(levels))

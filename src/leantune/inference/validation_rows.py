@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from leantune.inference.trained_run import TrainedFold, TrainedRun
 from leantune.system.errors import RunFolderError, SettingsError, TableError
-from leantune.system.files import read_json, sha256_of, unreadable
+from leantune.system.files import read_json, unreadable
 from leantune.tables.memory import MemoryTable
 from leantune.tables.readers import listed
-from leantune.tables.table import DataSettings, Table, data_sha256, read_table
+from leantune.tables.table import DataSettings, Table, data_sha256, read_table, table_sha256
 from leantune.tables.targets import parse_known_targets
 
 
@@ -66,7 +66,7 @@ class RowSource:
 
         Raises `TableError` where the table has not what the run needs.
         """
-        table, everything, task = self._table, np.arange(len(self._table)), self._run.task
+        table, everything, task = self._table, self._table.row_numbers, self._run.task
         if self._is_own and fold.number != "none":
             return self._validated(fold)
         return ValidationRows(
@@ -87,9 +87,12 @@ class RowSource:
         except (OSError, pa.ArrowException) as error:
             raise unreadable(fold.predictions, error) from None
         rows = stored["row"].to_numpy()
-        if len(rows) and rows.max() >= len(self._table):
+        there = self._table.row_numbers  # ascending; rows may have been left out
+        places = np.minimum(np.searchsorted(there, rows), len(there) - 1)
+        if (lost := there[places] != rows).any():
             raise RunFolderError(
-                f"{fold.predictions}: found row {rows.max() + 1}, and {self._table.path} has {len(self._table)}"
+                f"{fold.predictions}: found row {rows[lost][0] + 1}, which {self._table.path} does not have "
+                f"({len(there):,} rows)"
             )
         task = self._run.task
         targets = stored["target"].to_pylist()
@@ -99,7 +102,7 @@ class RowSource:
         else:
             parsed = np.array(targets, dtype=np.float64).reshape(len(rows), -1)
         return ValidationRows(
-            texts=tuple(column.take(pa.array(rows)) for column in self._table.texts),
+            texts=tuple(column.take(pa.array(places)) for column in self._table.texts),
             targets=parsed,
             predictions=np.array(stored["prediction"].to_pylist(), dtype=np.float64).reshape(len(rows), -1),
             row_numbers=rows,
@@ -110,10 +113,10 @@ class RowSource:
         """Return how to read the rows, and whether they are the run's own."""
         own = self._run.config.data
         if data is not None:
-            if not data.is_file():
+            if not data.exists():
                 raise SettingsError(f"--data: {data} is no file")
             settings = _only(own, data)
-            if own.validation is None and sha256_of(data) == self._own_sha256:
+            if own.validation is None and table_sha256(data) == self._own_sha256:
                 return settings, True
             return settings.model_copy(update={"limit": None}), False
         for path in own.files:
@@ -122,7 +125,7 @@ class RowSource:
                     f"{self._run.folder}: it was trained on a table in memory, which is not there any more; write the "
                     "table to a file, and name it with --data FILE"
                 )
-            if not path.expanduser().is_file():
+            if not path.expanduser().exists():
                 raise SettingsError(
                     f"{self._run.folder}: the table that it was trained on is not there any more ({path}); name it, or "
                     "another table with the same columns, with --data FILE"

@@ -85,8 +85,12 @@ def _balanced(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _balanced_labels(targets: NDArray[Any], weights: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
     """Return for each label the weights of the rows without it and of those that have it."""
-    having = targets.T @ weights
+    having = np.nan_to_num(targets).T @ weights
+    scored = (~np.isnan(targets)).T.astype(np.float64) @ weights
     return tuple(
         (float(without), float(with_it))
-        for without, with_it in (_balanced(np.array([weights.sum() - sum_, sum_])) for sum_ in having)
+        for without, with_it in (
+            _balanced(np.array([all_ - with_label, with_label]))
+            for all_, with_label in zip(scored, having, strict=True)
+        )
     )

@@ -20,8 +20,9 @@ from leantune.runs.config import Config
 from leantune.system.device import available_bytes
 from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
 from leantune.system.formatting import duration
-from leantune.tables.folds import FoldNumber, Folds, fold_table
-from leantune.tables.table import Table
+from leantune.tables.columns import resolve_targets
+from leantune.tables.folds import FoldNumber, Folds, fold_rows
+from leantune.tables.table import DataSettings, Table, reading_table
 from leantune.tables.targets import Targets, TaskKind
 from leantune.tokens.sequences import count_unknown, cut_alike, make_sequences
 from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
@@ -104,7 +105,9 @@ def prepare(
     `own_metric` chooses the best evaluation, if there is one, whatever the settings say.
     """
     parts, notes = _Parts(), list[Note]()
-    table, targets, folds = fold_table(config.data, None if config.fold == "none" else config.folds)
+    config = config.model_copy(update={"data": resolve_targets(config.data)})
+    table = yield from _read(config.data)
+    targets, folds = fold_rows(table, config.data, None if config.fold == "none" else config.folds)
     task = make_task(targets, config.loss)
     metric = own_metric or _resolve_metric(config, targets.kind)
     weights = np.ones(len(table)) if table.weights is None else table.weights / table.weights.mean()
@@ -116,7 +119,7 @@ def prepare(
             )
 
     parts.end("table")
-    notes += _notes_on_table(config, targets, folds, rows=len(table))
+    notes += _notes_on_table(config, table, targets, folds)
     yield from notes
 
     name = model_path(config.model.name)
@@ -169,7 +172,7 @@ def prepare(
         _refuse_what_cannot_fit(encoder, int(sequences.lengths.max()), precision, packed=layout.name == "packed")
     effective = config.model_copy(
         update={
-            "data": config.data.model_copy(update={"task": targets.kind}),
+            "data": config.data.model_copy(update={"task": targets.kind, "id": table.id_column}),
             "folds": config.folds
             if folds.kind in ("given", "none")
             else config.folds.model_copy(update={"kind": folds.kind}),
@@ -244,6 +247,18 @@ def _refuse_what_cannot_fit(encoder: Encoder, longest: int, precision: Precision
         )
 
 
+def _read(data: DataSettings) -> Generator[Event, None, Table]:
+    steps = reading_table(data)
+    while True:
+        try:
+            reached = next(steps)
+        except StopIteration as end:
+            table: Table = end.value
+            return table
+        if reached.share:
+            yield Progress(stage="read", done=reached.rows, total=round(reached.rows / reached.share))
+
+
 def _sequences(table: Table, tokenizer: Any, encoder: Encoder, config: Config) -> Generator[Event, None, Sequences]:
     progress = make_sequences(
         table.texts,
@@ -315,9 +330,10 @@ def _resolve_optimizer(config: Config, encoder: Encoder, training_rows: int) -> 
     )
 
 
-def _notes_on_table(config: Config, targets: Targets, folds: Folds, *, rows: int) -> Iterator[Note]:
+def _notes_on_table(config: Config, table: Table, targets: Targets, folds: Folds) -> Iterator[Note]:
     """Tell what the table is read as."""
-    yield Note(about="data", text=f"{rows:,} rows of {' and '.join(map(str, config.data.files))}")
+    yield from (Note(about="data", text=text) for text in table.notes)
+    yield Note(about="data", text=f"{len(table):,} rows of {' and '.join(map(str, config.data.files))}")
     yield Note(about="task", text=targets.reason)
     yield Note(about="folds", text=_describe_folds(config, folds))
     for text in folds.notes:

@@ -16,6 +16,7 @@ from leantune.runs.record import FOLD
 from leantune.system.errors import RunFolderError, TableError
 from leantune.system.files import read_json
 from leantune.system.settings import flatten
+from leantune.tables.columns import resolve_targets
 from leantune.tables.folds import FoldNumber, fold_number
 from leantune.tables.table import data_sha256
 from leantune.training.checkpoint import SavedState, read_newest, remove_after
@@ -62,7 +63,7 @@ def finished_metrics(folder: Path, config: Config) -> dict[str, Any] | None:
     asked = {name: value for name, value in _comparable(dump_config(config)).items() if value != "auto"}
     had = {name: value for name, value in _comparable(read_yaml(folder / "config.yaml")).items() if name in asked}
     before = had | {"data_sha256": read_json(folder / "environment.json").get("data_sha256")}
-    now = asked | {"data_sha256": data_sha256(config.data)}
+    now = asked | {"data_sha256": data_sha256(resolve_targets(config.data))}
     changes = list(differences(before, now))
     if changes:
         raise RunFolderError(_refusal(folder, changes, "it is finished; give another --output"))

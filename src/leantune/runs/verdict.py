@@ -89,7 +89,8 @@ def predictions_alike(
             yield f"every validation row is predicted as {labels[chosen[0]]}, and there are several classes. {advice}"
         return
     targets = truth.astype(np.float64)
-    alike = np.flatnonzero(predictions.std(axis=0) < LEAST_SPREAD * targets.std(axis=0))
+    spread = np.ma.masked_invalid(targets).std(axis=0).filled(0)  # of the labels that were scored
+    alike = np.flatnonzero(predictions.std(axis=0) < LEAST_SPREAD * spread)
     if len(alike):
         names = ", ".join(labels[column] for column in alike[:NAMES_SHOWN])
         more = f" and {len(alike) - NAMES_SHOWN} more" if len(alike) > NAMES_SHOWN else ""

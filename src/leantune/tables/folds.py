@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, Stratified
 
 from leantune.system.errors import SettingsError, TableError
 from leantune.system.settings import Section, check
+from leantune.tables.columns import resolve_targets
 from leantune.tables.memory import as_origin
 from leantune.tables.table import DataSettings, Table, read_table
 from leantune.tables.targets import Targets, TaskKind, parse_targets
@@ -138,7 +139,12 @@ def fold_table(data: DataSettings, settings: FoldSettings | None) -> tuple[Table
 
     Raises `TableError` and `SettingsError` as the functions that it calls.
     """
-    table = read_table(data)
+    table = read_table(resolve_targets(data))
+    return table, *fold_rows(table, data, settings)
+
+
+def fold_rows(table: Table, data: DataSettings, settings: FoldSettings | None) -> tuple[Targets, Folds]:
+    """Do what `fold_table` does with a table that was read by the settings `data`."""
     targets = parse_targets(table, data.task)
     if settings is None:
         folds = Folds(of_row=np.zeros(len(table), dtype=np.int64), kind="none")
@@ -146,7 +152,7 @@ def fold_table(data: DataSettings, settings: FoldSettings | None) -> tuple[Table
         folds = given_folds(table.folds, table.holdout)
     else:
         folds = make_folds(targets, table.groups, settings)
-    return table, targets, folds
+    return targets, folds
 
 
 def make_folds(targets: Targets, groups: ArrayLike | None, settings: FoldSettings) -> Folds:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leantune.system.errors import SettingsError, TableError
-from leantune.tables.readers import SURROGATE, as_text, cell_error, check_columns, listed, one_line, shown
+from leantune.tables.containers import one_line
+from leantune.tables.readers import SURROGATE, as_text, cell_error, check_columns, is_plain_list, listed, shown
 
 MEMORY = "memory"
 """What stands for a table from memory where settings are written: no file that can be read has this name."""
@@ -51,7 +52,12 @@ class MemoryTable:
         return f"<{self.name}: {type(self.data).__name__}>"
 
     def read(
-        self, columns: Sequence[str], *, texts: Sequence[str] = (), limit: int | None = None
+        self,
+        columns: Sequence[str],
+        *,
+        texts: Sequence[str] = (),
+        lists: Sequence[str] = (),
+        limit: int | None = None,
     ) -> dict[str, pa.Array]:
         """Return what `columns_of` does, of the first `limit` rows; what was read once is kept.
 
@@ -65,7 +71,7 @@ class MemoryTable:
             )
         key = tuple(columns)
         if key not in self._cells:
-            self._cells[key] = columns_of(self.data, columns, texts=texts, name=self.name)
+            self._cells[key] = columns_of(self.data, columns, texts=texts, lists=lists, name=self.name)
         return {name: cells[:limit] for name, cells in self._cells[key].items()}
 
 
@@ -75,13 +81,14 @@ def as_origin(data: Any) -> Path | MemoryTable:
 
 
 def columns_of(
-    data: Any, columns: Sequence[str], *, texts: Sequence[str] = (), name: str = THE_TABLE
+    data: Any, columns: Sequence[str], *, texts: Sequence[str] = (), lists: Sequence[str] = (), name: str = THE_TABLE
 ) -> dict[str, pa.Array]:
     """Return columns of a table in memory as large_string arrays [N]; a null is a cell that is missing.
 
     A cell is written as a Parquet file's is: numbers as Python writes them, true and false, NaN as null. `texts` are
     the names of the columns where `data` has none, in their order: a list of texts has one column, a list of pairs
-    two. Rows count from 1 in messages. Raises `TableError`, which calls the table `name`, where it is of another type,
+    two. Cells of the columns `lists` may be lists, which are written as JSON. Rows count from 1 in messages.
+    Raises `TableError`, which calls the table `name`, where it is of another type,
     lacks a column, or a cell is neither a text nor a number.
     """
     source = _open(data, name)
@@ -89,7 +96,7 @@ def columns_of(
     if names is None:
         names = _given_names(texts, source.width, name)
     check_columns(name, names, columns)
-    cells = {column: _texts_of(source.column(names.index(column)), name, column) for column in columns}
+    cells = {column: _texts_of(source.column(names.index(column)), name, column, column in lists) for column in columns}
     lengths = {column: len(values) for column, values in cells.items()}
     if len(set(lengths.values())) > 1:
         raise TableError(
@@ -234,14 +241,14 @@ def _given_names(texts: Sequence[str], width: int | None, name: str) -> list[str
     return list(texts)
 
 
-def _texts_of(values: Any, name: str, column: str) -> pa.Array:
+def _texts_of(values: Any, name: str, column: str, lists: bool) -> pa.Array:
     """Turn one column into texts, as a whole where it is of one type, else cell by cell."""
     try:
         parts = _arrow(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return _cell_texts(list(values), name, column)
     kind = parts[0].type if parts else pa.large_string()
-    if pa.types.is_nested(kind):
+    if pa.types.is_nested(kind) and not (lists and is_plain_list(kind)):
         raise TableError(
             f"{name}, column {column!r}: found the type {kind}, expected a text or a number in each row; write the "
             "column as text"

@@ -10,27 +10,39 @@ import difflib
 import io
 import json
 import re
-import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from leantune.system.errors import TableError
+from leantune.tables.containers import (
+    Reached,
+    checked_folder,
+    likely_encoding,
+    one_line,
+    open_arrow,
+    opened_bytes,
+    recognised,
+    zip_member,
+)
+from leantune.tables.quotes import QuoteWatch, swallowed_error, watched
 
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet",
 }  # fmt: skip
+READABLE = {**FORMATS, ".feather": "arrow", ".arrow": "arrow", ".xlsx": "excel"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+LINE_FORMATS = ("csv", "tsv", "json")
 _CHUNK_ROWS = 10_000
+Result = TypeVar("Result")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -43,8 +55,28 @@ class ReadOptions:
     """Of CSV and TSV; None is a tab for .tsv and a comma for .csv."""
     limit: int | None = None
     """Most rows to read; None reads all."""
+    quoting: Literal["standard", "none"] | None = None
+    """Of CSV and TSV: whether a quotation mark at the start of a cell quotes it. None is standard, and refuses a cell
+    whose lines look like rows."""
+    lists: tuple[str, ...] = ()
+    """Columns whose cells may be lists, which are given as JSON."""
+    sheet: str | None = None
+    """Of Excel: the sheet; None takes the only one."""
     setting: str = "data.path"
     """The setting that names the file, for messages."""
+    tell: Callable[[str], None] | None = None
+    """Called with what the user should know of the file, one or two sentences each."""
+    reached: Reached | None = None
+    """Follows how far lines have been read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """How far the reading of a file has come."""
+
+    rows: int
+    share: float
+    """Of the file's bytes, from 0 to 1; 0 where that is not known."""
 
 
 def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str, pa.Array]:
@@ -52,11 +84,34 @@ def read_cells(path: Path, columns: list[str], options: ReadOptions) -> dict[str
 
     Raises `TableError` where the file or a row is not what it must be, or a column is not there.
     """
+    return drain(reading_cells(path, columns, options))
+
+
+def reading_cells(path: Path, columns: list[str], options: ReadOptions) -> Generator[Read, None, dict[str, pa.Array]]:
+    """Do what `read_cells` does, and yield how far it has come.
+
+    No column is ever a list of Python's strings: 10,000 rows are, and then they are Arrow's. Each column is joined by
+    itself and its parts dropped, so that the most memory is that of all columns and once more that of the largest.
+    """
+    reached = Reached()
     chunks: dict[str, list[pa.Array]] = {name: [] for name in columns}
-    for block in read_blocks(path, columns, options, rows=_CHUNK_ROWS):
+    rows = 0
+    for block in read_blocks(path, columns, replace(options, reached=reached), rows=_CHUNK_ROWS):
         for name in columns:
             chunks[name].append(block[name])
-    return {name: pa.chunked_array(parts, pa.large_string()).combine_chunks() for name, parts in chunks.items()}
+        rows += len(block[columns[0]])
+        yield Read(rows=rows, share=reached.share)
+    return {name: pa.chunked_array(chunks.pop(name), pa.large_string()).combine_chunks() for name in columns}
+
+
+def drain(steps: Generator[Any, None, Result]) -> Result:
+    """Return what a generator returns at its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 def read_blocks(path: Path, columns: list[str], options: ReadOptions, *, rows: int) -> Iterator[dict[str, pa.Array]]:
@@ -67,13 +122,13 @@ def read_blocks(path: Path, columns: list[str], options: ReadOptions, *, rows: i
     """
     kind = _checked_kind(path, options)
     count = 0
-    blocks = (_parquet_blocks if kind == "parquet" else _line_blocks)(path, columns, options, rows)
-    for block in blocks:
-        if options.limit is not None and count + len(block[columns[0]]) >= options.limit:
-            yield {name: cells[: options.limit - count] for name, cells in block.items()}
+    blocks = (_line_blocks if kind in LINE_FORMATS else _arrow_blocks)(path, columns, options, rows)
+    for block in blocks:  # lines end at the limit by themselves, when their quotes were judged
+        left = None if options.limit is None else options.limit - count
+        if left is not None and left <= 0:
             return
         count += len(block[columns[0]])
-        yield block
+        yield {name: cells[:left] for name, cells in block.items()}
 
 
 def read_column_names(path: Path, options: ReadOptions) -> list[str]:
@@ -82,9 +137,9 @@ def read_column_names(path: Path, options: ReadOptions) -> list[str]:
     Raises `TableError` where the file is not what it must be.
     """
     kind = _checked_kind(path, options)
-    if kind == "parquet":
-        with _opened_parquet(path) as file:
-            return list(file.schema_arrow.names)
+    if kind not in LINE_FORMATS:
+        with open_arrow(path, kind, options.sheet, options.setting) as source:
+            return list(source.schema.names)
     with _opened_lines(path, options, lambda: "header") as lines:
         if kind in {"csv", "tsv"}:
             _, header = next(_csv_records(lines, path, options))
@@ -94,18 +149,23 @@ def read_column_names(path: Path, options: ReadOptions) -> list[str]:
 
 
 def _checked_kind(path: Path, options: ReadOptions) -> str:
-    """Return the format of a file that is there; raises `TableError` for one that is not, or is none."""
+    """Return the format of a file or folder that is there; raises `TableError` for one that is not, or is none."""
     try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise TableError(f"{path}: found a folder, expected a file; set {options.setting} to the table in it")
+        path.stat()
     except OSError as error:
         raise TableError(f"{path}: found no readable file ({error.strerror}); correct {options.setting}") from None
-    kind, _ = file_format(path)
+    kind, compression = file_format(path)
+    if path.is_dir():
+        return checked_folder(path, options.setting)
+    if compression == "zip":
+        zip_member(path)
     if kind is None:
         raise TableError(
-            f"{path}: found the file name extension {path.suffix!r}, expected one of {', '.join(FORMATS)}, "
-            f"which {' or '.join(COMPRESSIONS)} may follow; rename or convert the file"
+            f"{path}: found the file name extension {path.suffix!r}, expected one of {', '.join(READABLE)}, "
+            f"which {', '.join(COMPRESSIONS)} or .zip may follow; rename or convert the file"
         )
+    if compression is None and (other := recognised(path, kind)) is not None:
+        raise TableError(f"{path}: found {other[0]}, expected {kind}, as the name says; {other[1]}")
     return kind
 
 
@@ -119,7 +179,7 @@ def _opened_lines(path: Path, options: ReadOptions, place: Callable[[], str]) ->
     kind, compression = file_format(path)
     encoding = "utf-8-sig" if codecs.lookup(options.encoding).name == "utf-8" else options.encoding
     try:
-        with pa.input_stream(str(path), compression=compression) as stream:
+        with opened_bytes(path, compression, options.reached) as stream:
             newline = "\n" if kind == "json" else ""
             yield io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
     except UnicodeError:
@@ -133,8 +193,11 @@ def _line_blocks(path: Path, columns: list[str], options: ReadOptions, rows: int
     """Yield blocks of CSV or JSON lines."""
     count = 0
     with _opened_lines(path, options, lambda: f"after row {count}") as lines:
-        cells_of = _json_rows if file_format(path)[0] == "json" else _csv_rows
-        cells = islice(cells_of(lines, path, columns, options), options.limit)
+        cells: Iterator[Sequence[str | None]]
+        if file_format(path)[0] == "json":
+            cells = islice(_json_rows(lines, path, columns, options), options.limit)
+        else:
+            cells = _csv_rows(lines, path, columns, options)
         while chunk := list(islice(cells, rows)):
             yield {
                 name: _strings(column, path, name, count, options.encoding)
@@ -151,9 +214,16 @@ def _csv_rows(
     delimiter, header = next(records)
     hint = ""
     if any(SURROGATE.search(name) or "\0" in name for name in header):
-        hint = f" (the header is not {options.encoding}: set data.encoding)"
+        with suppress(OSError, TableError):
+            likely = likely_encoding(path, file_format(path)[1])
+            to = f" to {likely}, as it looks like" if likely not in (None, options.encoding) else ""
+            hint = f" (the header is not {options.encoding}: set data.encoding{to})"
     elif len(header) == 1:
         hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
+    elif sum(map(_looks_like_data, header)) > len(header) / 3:
+        hint = (
+            " (the first line looks like a row: if the file has no header, write a line with the columns' names above)"
+        )
     check_columns(path, header, columns, hint)
     places = [header.index(name) for name in columns]
     for _, fields in records:
@@ -169,7 +239,9 @@ def _csv_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Iter
     delimiter = options.delimiter or ("\t" if file_format(path)[0] == "tsv" else ",")
     # Its limit is one for the whole process, 131,072 characters by default: less than a long document.
     csv.field_size_limit(2**31 - 1)
-    records = filter(None, csv.reader(lines, delimiter=delimiter, strict=True))
+    taken: list[str] = []
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if options.quoting == "none" else csv.QUOTE_MINIMAL
+    records = filter(None, csv.reader(watched(lines, taken), delimiter=delimiter, strict=True, quoting=quoting))
     row = 0
     try:
         header = next(records, None)
@@ -177,23 +249,64 @@ def _csv_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Iter
             raise TableError(
                 f"{path}: found an empty file, expected a header and rows; check that it is the right file"
             )
+        _refuse_no_header(path, header, options)
         yield delimiter, header
         row = 1
+        watch = QuoteWatch(delimiter, len(header), ask=options.quoting is None)
+        taken.clear()
         for fields in records:
             if len(fields) != len(header):
                 raise TableError(
                     f"{path}, row {row}: found {len(fields)} field{'s' * (len(fields) > 1)} ({listed(fields, 3)}), "
                     f"expected {len(header)} as in the header; quote a text that holds the delimiter or a line break"
                 )
+            if len(header) > 1 and fields == header:
+                raise TableError(
+                    f"{path}, row {row}: found the header again, expected a row; remove this line (files that were "
+                    "joined have one each)"
+                )
+            if quoting != csv.QUOTE_NONE:
+                watch.look(row, taken, fields)
+            taken.clear()
             yield delimiter, fields
             row += 1
+            if row - 1 == options.limit:
+                break
+        _judge_quotes(path, watch, options)
     except csv.Error as error:
         where = f"row {row}" if row else "header"
         found = "a quote that is never closed" if "end of data" in str(error) else f"a stray quote ({error})"
         raise TableError(
             f"{path}, {where}: found {found}, expected a quoted field to end with its second quote; where a quote is "
-            'part of the text, quote the whole text and write that quote twice ("say ""hello"" to")'
+            'part of the text, quote the whole text and write that quote twice ("say ""hello"" to"), or set '
+            "data.quoting to none if no cell of the file is quoted"
         ) from None
+
+
+def _looks_like_data(name: str) -> bool:
+    """Whether a cell of the first line is a number, or too long for a name."""
+    return len(name) > 40 or re.fullmatch(r"\s*[+-]?[0-9]+([.,][0-9]+)?\s*", name) is not None
+
+
+def _judge_quotes(path: Path, watch: QuoteWatch, options: ReadOptions) -> None:
+    """Refuse rows that a quotation mark swallowed, and tell of marks in cells that are not quoted."""
+    if (found := watch.swallowed()) is not None:
+        raise swallowed_error(path, *found)
+    if watch.stray_count and options.tell is not None:
+        rows = ", ".join(map(str, watch.stray_rows))
+        options.tell(
+            f"{path}: {watch.stray_count:,} row{'s have' if watch.stray_count > 1 else ' has'} a quotation mark in a "
+            f"cell that is not quoted (such as row {rows}), which was read as a part of the text. If a delimiter is "
+            "missing there, correct the row; if no cell of the file is quoted, set data.quoting to none"
+        )
+
+
+def _refuse_no_header(path: Path, header: list[str], options: ReadOptions) -> None:
+    if header[0].lower().startswith("sep="):
+        raise TableError(
+            f"{path}: found the line {shown(header[0])} before the header, which Excel writes; remove this line, and "
+            f"set data.delimiter to {(header[0][4:] or ',')!r}"
+        )
 
 
 def _json_rows(
@@ -205,9 +318,11 @@ def _json_rows(
             check_columns(path, list(record), columns)
         cells = [record.get(name) for name in columns]
         for place, cell in enumerate(cells):
-            if isinstance(cell, list | dict):
+            if isinstance(cell, dict) or (isinstance(cell, list) and columns[place] not in options.lists):
                 found = "a list" if isinstance(cell, list) else "an object"
                 raise cell_error(path, row, columns[place], found, expected="a text, a number, true or false")
+            if isinstance(cell, list):
+                cells[place] = json.dumps(cell, ensure_ascii=False)
             if isinstance(cell, bool):
                 cells[place] = str(cell).lower()
         yield cells
@@ -221,7 +336,12 @@ def _json_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Ite
     decoder = json.JSONDecoder(
         object_pairs_hook=_unique_keys, parse_int=str, parse_float=str, parse_constant=lambda _: None
     )
-    for row, line in enumerate(filter(str.strip, lines)):
+    filled = filter(str.strip, lines)
+    first = next(filled, "")
+    if first.lstrip().startswith("["):
+        yield from _json_array(first, filled, path, decoder)
+        return
+    for row, line in enumerate(chain([first] if first else [], filled)):
         record, why = None, ""
         try:
             record = decoder.decode(line)
@@ -234,7 +354,47 @@ def _json_records(lines: Iterable[str], path: Path, options: ReadOptions) -> Ite
                 f"{path}, row {row + 1}: found {shown(line)}{why}, expected one JSON object on a line of its own; "
                 "correct the line, or write the table as JSON lines"
             )
+        if row == 0 and record and all(isinstance(cells, list | dict) for cells in record.values()):
+            raise TableError(
+                f"{path}: found one object whose keys are the columns ({listed(list(record), 3)}), expected one object "
+                'a row; write it again, in pandas with to_json(path, orient="records", lines=True)'
+            )
         yield row, record
+
+
+def _json_array(
+    first: str, lines: Iterable[str], path: Path, decoder: json.JSONDecoder
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of one JSON array, which is held as text; its objects are parsed one after the other."""
+    text = first + "".join(lines)
+    blank = re.compile(r"[ \t\r\n]*")
+
+    def skip(place: int) -> int:
+        found = blank.match(text, place)
+        return found.end() if found else place
+
+    place, row = skip(text.index("[") + 1), 0
+    while place < len(text) and text[place] != "]":
+        record, why = None, ""
+        try:
+            record, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            why = f" ({one_line(error)})"
+        place = skip(place)
+        end = text[place : place + 1]
+        if not isinstance(record, dict) or end not in (",", "]"):
+            raise TableError(
+                f"{path}, row {row + 1}: found {shown(text[place : place + 80])}{why}, expected a JSON array of one "
+                "object a row; correct it, or write the table as JSON lines"
+            )
+        yield row, record
+        row += 1
+        place = skip(place + 1) if end == "," else place
+    if place >= len(text) or text[place + 1 :].strip():
+        raise TableError(
+            f"{path}, after row {row}: found {'no end of the array' if place >= len(text) else 'more text'}, expected "
+            "one whole JSON array; write the file again"
+        )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -254,36 +414,21 @@ def _strings(cells: Sequence[str | None], path: Path, column: str, first_row: in
         raise _undecodable(path, where, encoding, found=shown(cells[row])) from None
 
 
-@contextmanager
-def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, whose errors in the block become a `TableError`."""
-    compression = file_format(path)[1]
-    try:
-        with (
-            pa.input_stream(str(path), compression=compression) as stream,
-            # Parquet is read from its end, and a compressed stream has none until it is unpacked.
-            pq.ParquetFile(pa.BufferReader(stream.read()) if compression else stream) as file,
-        ):
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        what = f"Parquet in a whole {compression} file" if compression else "a whole Parquet file of texts and numbers"
-        raise TableError(f"{path}: found {one_line(error)}, expected {what}; write it again") from None
-
-
-def _parquet_blocks(path: Path, columns: list[str], options: ReadOptions, rows: int) -> Iterator[dict[str, pa.Array]]:
-    """Yield blocks of a Parquet file."""
-    with _opened_parquet(path) as file:
-        schema = file.schema_arrow
-        check_columns(path, schema.names, columns)
+def _arrow_blocks(path: Path, columns: list[str], options: ReadOptions, rows: int) -> Iterator[dict[str, pa.Array]]:
+    """Yield blocks of a file or folder that has types: Parquet, Arrow, Excel."""
+    kind = _checked_kind(path, options)
+    with open_arrow(path, kind, options.sheet, options.setting) as source:
+        check_columns(path, source.schema.names, columns)
         for name in columns:
-            if pa.types.is_nested(schema.field(name).type):
+            kind_of = source.schema.field(name).type
+            if pa.types.is_nested(kind_of) and not (name in options.lists and is_plain_list(kind_of)):
                 raise TableError(
-                    f"{path}, column {name!r}: found the type {schema.field(name).type}, expected a text or a "
+                    f"{path}, column {name!r}: found the type {kind_of}, expected a text or a "
                     "number in each row; write the column as text"
                 )
         size = rows if options.limit is None else min(rows, options.limit)
         rest: list[pa.RecordBatch] = []  # batches end where the file's row groups do
-        for batch in file.iter_batches(batch_size=size, columns=columns):
+        for batch in source.batches(columns, size):
             rest.append(batch)
             while sum(map(len, rest)) >= rows:
                 table = pa.Table.from_batches(rest)
@@ -293,12 +438,22 @@ def _parquet_blocks(path: Path, columns: list[str], options: ReadOptions, rows: 
             yield _cells_of(pa.Table.from_batches(rest), columns)
 
 
+def is_plain_list(kind: pa.DataType) -> bool:
+    """Whether each cell of a column is a list of scalars."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and not pa.types.is_nested(kind.value_type))
+
+
 def _cells_of(table: pa.Table, columns: list[str]) -> dict[str, pa.Array]:
     return {name: as_text(table.column(name).combine_chunks()) for name in columns}
 
 
 def as_text(values: pa.Array) -> pa.Array:
-    """Write scalars as text; NaN becomes null, for both stand for a missing number."""
+    """Write scalars as text, and lists as JSON; NaN becomes null, for both stand for a missing number."""
+    if is_plain_list(values.type):
+        lists = values.to_pylist()
+        texts = [None if cells is None else json.dumps(cells, ensure_ascii=False, default=str) for cells in lists]
+        return pa.array(texts, pa.large_string())
     if pa.types.is_dictionary(values.type):
         return as_text(values.dictionary).take(values.indices)
     if not pa.types.is_floating(values.type):
@@ -309,10 +464,13 @@ def as_text(values: pa.Array) -> pa.Array:
 
 
 def _undecodable(path: Path, where: str, encoding: str, found: str = "bytes") -> TableError:
-    return TableError(
-        f"{path}, {where}: found {found}, expected text in {encoding}; set data.encoding to the file's own (cp932, "
-        "latin-1, utf-16), or save it as UTF-8"
-    )
+    likely = None
+    with suppress(OSError, TableError):
+        likely = likely_encoding(path, file_format(path)[1])
+    advice = "set data.encoding to the file's own (cp932, latin-1, utf-16), or save it as UTF-8"
+    if likely is not None and likely != encoding:
+        advice = f"it looks like {likely}: set data.encoding to {likely}, or to the file's own, or save it as UTF-8"
+    return TableError(f"{path}, {where}: found {found}, expected text in {encoding}; {advice}")
 
 
 def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hint: str = "") -> None:
@@ -330,10 +488,20 @@ def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hin
 
 
 def file_format(path: Path) -> tuple[str | None, str | None]:
-    """Give the format (csv, tsv, json, parquet or None) and compression (gzip, zstd or None) that a name stands for."""
-    compression = COMPRESSIONS.get(path.suffix.lower())
+    """Give the format that a name stands for, and its compression.
+
+    The format is csv, tsv, json, parquet, arrow, excel or None; the compression is gzip, zstd, zip or None. Of
+    `data.zip` the format is that of its only member; of a folder it is parquet or dataset.
+    """
+    compression = "zip" if path.suffix.lower() == ".zip" else COMPRESSIONS.get(path.suffix.lower())
     name = path.with_suffix("") if compression else path
-    return FORMATS.get(name.suffix.lower()), compression
+    kind = READABLE.get(name.suffix.lower())
+    if compression == "zip" and kind is None and path.is_file():
+        with suppress(TableError):  # it is said where the file is read
+            kind = READABLE.get(Path(zip_member(path)).suffix.lower())
+    if kind is None and path.is_dir():
+        kind = "dataset" if (path / "state.json").is_file() else "parquet"
+    return kind, compression
 
 
 def refuse_cells(
@@ -345,15 +513,20 @@ def refuse_cells(
         raise cell_error(path, first_row + row, column, shown(values[row].as_py()), expected=expected)
 
 
-def cell_error(path: Path | str, row: int, column: str, found: str, *, expected: str) -> TableError:
+def cell_error(
+    path: Path | str,
+    row: int,
+    column: str,
+    found: str,
+    *,
+    expected: str,
+    advice: str = "correct the cell or remove the row",
+) -> TableError:
     """Make the error for one cell; `row` is an index from 0, and the message counts from 1.
 
     `path` is a file, or what messages call a table that is none.
     """
-    return TableError(
-        f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; "
-        "correct the cell or remove the row"
-    )
+    return TableError(f"{path}, row {row + 1}, column {column!r}: found {found}, expected {expected}; {advice}")
 
 
 def shown(value: str | None, length: int = 60) -> str:
@@ -367,8 +540,3 @@ def listed(names: Sequence[str], count: int = 40) -> str:
     """Quote names for a message, the first `count` of them."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(shown, names[:count])) + more
-
-
-def one_line(error: BaseException | str) -> str:
-    """Return what an error says as a part of a sentence."""
-    return " ".join(str(error).split()).rstrip(".")

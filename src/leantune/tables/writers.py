@@ -20,16 +20,16 @@ WriteBlock = Callable[[pa.Table], None]
 
 def refuse_unwritable(path: Path, *, force: bool) -> None:
     """Raise `SettingsError` where no table can be written under that name, or, without `force`, a file is there."""
+    if path.is_dir():
+        raise SettingsError(f"--output: {path} is a folder; give the name of a file in it")
     kind, compression = file_format(path)
-    if kind is None:
+    if kind not in FORMATS.values() or compression == "zip":
         raise SettingsError(
             f"--output: found {str(path)!r}, expected a name that ends in {', '.join(FORMATS)}, which "
             f"{' or '.join(COMPRESSIONS)} may follow"
         )
     if kind == "parquet" and compression is not None:
         raise SettingsError(f"--output: {path}: Parquet is compressed inside; leave out {path.suffix}")
-    if path.is_dir():
-        raise SettingsError(f"--output: {path} is a folder; give the name of a file in it")
     if not path.absolute().parent.is_dir():
         raise SettingsError(f"--output: {path.parent} is no folder; make it, or give another name")
     if path.exists() and not force:

@@ -31,6 +31,7 @@ def compute_metrics(
 
     `targets`: [n, K] for regression, multilabel and soft, [n] classes otherwise. `predictions`: [n, K] values, or
     probabilities [n, classes]. The most probable class is predicted, and every label of a probability of 0.5 and more.
+    A label of NaN was not scored: it counts in no metric, nor does a row or a label of which nothing was scored.
 
     Several targets or labels: each metric is the mean over the columns where it is defined, with these exceptions.
     `rmse` is the root of the mean of squares, and `mcrmse` the mean of the columns' roots. `qwk` is defined where all
@@ -120,20 +121,23 @@ def _classes(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> 
 
 
 def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> dict[str, float | None]:
-    chosen, truth = predictions >= 0.5, targets == 1
-    counts = (truth & chosen, ~truth & chosen, truth & ~chosen, ~truth & ~chosen)
+    known = known_labels(targets)
+    if not known.any():
+        return dict.fromkeys(metric_names("multilabel"))
+    chosen, truth = (predictions >= 0.5) & known, targets == 1
+    counts = (truth & chosen, ~truth & chosen, truth & ~chosen, ~truth & ~chosen & known)
     hits, false_alarms, misses, rest = (count.sum(axis=0).astype(np.float64) for count in counts)
     rows = hits + misses
     f1 = _divide(2 * hits, 2 * hits + false_alarms + misses)
-    varied = (rows > 0) & (rows < len(truth))
+    varied = (rows > 0) & (rows < known.sum(axis=0))
     product = rows * (rest + false_alarms) * (hits + false_alarms) * (rest + misses)
     mcc = _divide(hits * rest - false_alarms * misses, np.sqrt(product))
     balanced = (_divide(hits, rows) + _divide(rest, rest + false_alarms)) / 2
-    areas = [_areas(t, p) for t, p in zip(truth.T, predictions.T, strict=True)]
+    areas = [_areas(t[k], p[k]) for t, p, k in zip(truth.T, predictions.T, known.T, strict=True)]
     return {
-        "accuracy": float((chosen == truth).all(axis=1).mean()),
-        "f1_macro": float(f1.mean()),
-        "log_loss": _log_loss(np.where(truth, predictions, 1 - predictions)),
+        "accuracy": float((chosen == truth)[known.any(axis=1)].all(axis=1).mean()),
+        "f1_macro": float(f1[known.any(axis=0)].mean()),
+        "log_loss": _log_loss(np.where(truth, predictions, 1 - predictions)[known]),
         "roc_auc": _mean(roc for roc, _ in areas),
         "mcc": _mean(mcc[varied]),
         "f1_micro": float(2 * hits.sum() / (truth.sum() + chosen.sum())) if truth.any() or chosen.any() else None,
@@ -141,6 +145,11 @@ def _multilabel(targets: NDArray[np.generic], predictions: NDArray[np.float64]) 
         "balanced_accuracy": _mean(balanced[varied]),
         "average_precision": _mean(precision for _, precision in areas),
     }
+
+
+def known_labels(targets: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Tell which labels [n, K] were scored."""
+    return ~np.isnan(targets.astype(np.float64))
 
 
 def _soft(targets: NDArray[np.generic], predictions: NDArray[np.float64]) -> dict[str, float | None]:

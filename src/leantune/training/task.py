@@ -61,19 +61,23 @@ class Task:
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return float32 losses [B, K] from logits [B, outputs] of any precision; a row's loss is their mean.
 
-        Regression: squared errors of the K targets. Multilabel: binary cross-entropies of the K labels. Binary and
-        multiclass: the cross-entropy, K = 1; soft: the same against shares [B, outputs].
+        Regression: squared errors of the K targets. Multilabel: binary cross-entropies of the K labels, 0 for one
+        that was not scored (NaN). Such a label keeps its share of the row, 1 / K: a known label counts alike in every
+        row, however many others are known there. Binary and multiclass: the cross-entropy, K = 1; soft: the same
+        against shares [B, outputs].
         """
         logits = logits.float()
         if self.kind == "regression":
             return (logits - targets).square()
         if self.kind == "multilabel":
+            known = ~torch.isnan(targets)
+            targets = torch.nan_to_num(targets, nan=0.0)  # before the loss: a product with NaN has no gradient
             asked = targets + self.label_smoothing * (0.5 - targets)
             losses = F.binary_cross_entropy_with_logits(logits, asked, reduction="none")
             if self.label_weights is not None:
                 without, having = torch.tensor(self.label_weights, device=logits.device).T
                 losses = losses * torch.where(targets > 0.5, having, without)
-            return losses
+            return losses * known
         return F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.label_smoothing)[:, None]
 
     def loss_sums(self, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,8 +100,9 @@ class Task:
         total = weights.sum()
         row = total / np.count_nonzero(weights)
         if self.kind == "multilabel":
-            having = targets.T @ weights
-            return np.asarray(np.log((having + row / 2) / (total - having + row / 2)))
+            known = ~np.isnan(targets)
+            having, scored = np.nan_to_num(targets).T @ weights, known.T.astype(np.float64) @ weights
+            return np.asarray(np.log((having + row / 2) / (scored - having + row / 2)))
         if self.kind == "soft":
             sizes: NDArray[np.float64] = targets.T @ weights
         else:

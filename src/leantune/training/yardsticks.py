@@ -125,7 +125,7 @@ def measure_yardsticks(
     """
     began = time.perf_counter()
     matrix = _matrix(targets, outputs)
-    constant = np.average(matrix[training_rows], axis=0, weights=weights[training_rows])
+    constant = _average(matrix[training_rows], weights[training_rows])
     constants = np.tile(constant, (len(validation_rows), 1))
     rows_of = {"training_rows": training_rows, "validation_rows": validation_rows}
     key = _key(kind, texts, matrix=matrix, weights=weights, **rows_of)
@@ -153,6 +153,16 @@ def measure_yardsticks(
     with suppress(OSError):
         _remember(path, made)
     return made
+
+
+def _average(matrix: Floats, weights: Floats) -> Floats:
+    """Return the mean of each column over the rows that have a value [outputs]; 0.5 for a label that none has."""
+    known = ~np.isnan(matrix)
+    if known.all():
+        return np.asarray(np.average(matrix, axis=0, weights=weights))
+    total = known.T.astype(np.float64) @ weights
+    means: Floats = np.divide(np.nan_to_num(matrix).T @ weights, total, out=np.full(len(total), 0.5), where=total > 0)
+    return means
 
 
 class _CannotLearnError(Exception):
@@ -206,7 +216,7 @@ def _linear(
     wanted, weight = matrix[rows], weights[rows]
     if kind not in ("regression", "multilabel"):  # the most probable class, where rows have shares of several
         wanted = np.eye(outputs)[wanted.argmax(axis=1)]
-    if (wanted == wanted[0]).all():
+    if all(len(np.unique(column[~np.isnan(column)])) < 2 for column in wanted.T):
         raise _CannotLearnError("all of its training rows have the same target")
     features, seen = _Features.learn([_read(column, rows).to_pylist() for column in texts])
     fit = _fit_ridge if kind == "regression" else _fit_logistic
@@ -251,6 +261,7 @@ def _choose(fit: Any, strengths: tuple[float, ...], seen: Any, wanted: Floats, w
             loss = ((scores - wanted[:held]) / np.where(spread > 0, spread, 1)) ** 2
         else:  # -log of the probability of what is true
             loss = np.logaddexp(0, np.where(wanted[:held] == 1, -scores, scores)).clip(max=16)
+            loss[np.isnan(wanted[:held])] = 0  # labels that were not scored
         losses.append(float((weight[:held, None] * loss).sum()))
     return strengths[int(np.argmin(losses))]
 
@@ -269,17 +280,22 @@ def _fit_ridge(seen: Any, wanted: Floats, weight: Floats, penalty: float) -> tup
 def _fit_logistic(seen: Any, wanted: Floats, weight: Floats, inverse_penalty: float) -> tuple[Floats, Floats]:
     """Return coefficients [features, outputs] and intercepts [outputs], a logistic regression for each column.
 
-    A column that is the same in every row has nothing to learn: its answer is that of every row.
+    A column that is the same in every row has nothing to learn: its answer is that of every row. Each column learns
+    from the rows that have a value in it (NaN: a label that was not scored).
     """
     coefficients = np.zeros((seen.shape[1], wanted.shape[1]))
     intercepts = np.zeros(wanted.shape[1])
-    for column, truth in enumerate(wanted.T):
+    for column, values in enumerate(wanted.T):
+        known = ~np.isnan(values)
+        if not known.any():
+            continue
+        truth, its_weight = values[known], weight[known]
         if (truth == truth[0]).all():
             intercepts[column] = 50.0 if truth[0] else -50.0  # a probability of 1 or 0, to float32
             continue
         # The dual form takes seconds for 77 classes where the primal and lbfgs take minutes; it draws random numbers.
         model = LogisticRegression(C=inverse_penalty, solver="liblinear", dual=True, tol=0.1, random_state=0)
-        model.fit(seen, truth, sample_weight=weight)
+        model.fit(seen if known.all() else seen[known], truth, sample_weight=its_weight)
         coefficients[:, column], intercepts[column] = model.coef_[0], model.intercept_[0]
     return coefficients, intercepts
 
