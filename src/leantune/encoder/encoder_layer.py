@@ -1,4 +1,4 @@
-"""BERT's encoder layer for packed rows on a CPU, forward and backward, as one autograd function.
+"""An encoder layer of BERT's kind for packed rows on a CPU, forward and backward, as one autograd function.
 
     x [1, T, h]  ->  attention, dropout, + x, norm  ->  feed forward, dropout, + , norm  ->  [1, T, h]
 
@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.activations import GELUActivation
 
 from leantune.batches.packing import Packing
 from leantune.encoder.attention import attend, attend_backward, attend_first, attend_first_backward, restore
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
+from leantune.encoder.layer_parts import LayerParts, encoder_layers, layer_parts
+from leantune.encoder.relative import Distances, Positions, positions_of
 
 NormGradients = tuple[Tensor, Tensor, Tensor]
 
@@ -44,36 +45,53 @@ class _Weights(NamedTuple):
     down_bias: Tensor
 
 
+NOWHERE = Positions(None, None, None, None)
+"""The terms of a layer that knows nothing of relative positions."""
+
+
 class PackedLayer:
     """Computes one layer of a model in place of the layer's own forward pass, wherever a packed row comes."""
 
-    def __init__(self, layer: Any, *, only_first: bool) -> None:
+    def __init__(self, layer: Any, parts: LayerParts, *, only_first: bool) -> None:
         self.only_first = only_first
         """Whether nothing but the states of first tokens is read; those of all others are then 0."""
-        attention, output = layer.attention.self, layer.attention.output
-        self.heads: int = attention.num_attention_heads
-        self.scale: float = attention.scaling
+        self.heads = parts.heads
+        self.scale = parts.scale
         """What the query's weights are multiplied by, so that the scores need not be."""
-        self.norms: tuple[nn.LayerNorm, nn.LayerNorm] = (output.LayerNorm, layer.output.LayerNorm)
+        self.norms = parts.norms
         # Weak, since the layer holds this object: in a cycle, a fold's weights would stay while the next fold trains.
         self._layer: Callable[[], Any] = weakref.ref(layer)
-        self._linears: tuple[nn.Linear, ...] = (
-            *(attention.query, attention.key, attention.value),
-            *(output.dense, layer.intermediate.dense, layer.output.dense),
-        )
-        self._dropouts: tuple[nn.Dropout, ...] = (attention.dropout, output.dropout, layer.output.dropout)
+        self._attention: Callable[[], Any] = weakref.ref(parts.attention)
+        self._linears = parts.linears
+        self._dropouts = parts.dropouts
         self._parameters = [p for module in (*self._linears, *self.norms) for p in (module.weight, module.bias)]
         self._cast: _Weights | None = None
         self._cast_of: tuple[object, ...] = ()
 
-    def __call__(self, hidden_states: Tensor, *arguments: Any, packing: Packing | None = None, **others: Any) -> Any:
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        *arguments: Any,
+        packing: Packing | None = None,
+        distances: Distances | None = None,
+        **others: Any,
+    ) -> Any:
         """Return the layer's states, [1, T, h] for a packed row."""
         layer = self._layer()
         if packing is None:
             return type(layer).forward(layer, hidden_states, *arguments, **others)
-        dropouts = [dropout.p if layer.training else 0.0 for dropout in self._dropouts]
+        if layer.training and getattr(layer, "gradient_checkpointing", False):
+            return layer._gradient_checkpointing_func(self._compute, hidden_states, packing, distances)
+        return self._compute(hidden_states, packing, distances)
+
+    def _compute(self, hidden_states: Tensor, packing: Packing, distances: Distances | None) -> Tensor:
+        training = self._layer().training
+        dropouts = [dropout.p if training and dropout is not None else 0.0 for dropout in self._dropouts]
+        positions = NOWHERE
+        if distances is not None:
+            positions = positions_of(self._attention(), distances, heads=self.heads, scale=self.scale)
         fixed = (self, packing, self._weights(), dropouts)
-        computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *self._parameters)  # type: ignore[no-untyped-call]
+        computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *positions, *self._parameters)  # type: ignore[no-untyped-call]
         return computed[None]
 
     def _weights(self) -> _Weights:
@@ -101,19 +119,25 @@ class _Layer(torch.autograd.Function):
         packing: Packing,
         w: _Weights,
         dropouts: list[float],
+        row_of: Tensor | None,
+        keys: Tensor | None,
+        queries: Tensor | None,
+        bias: Tensor | None,
         *parameters: Tensor,
     ) -> Tensor:
         dtype, tokens = w.qkv.dtype, len(x)
+        positions = _cast_positions(Positions(row_of, keys, queries, bias), dtype)
         x16 = x.to(dtype)
         if layer.only_first:
             h = len(w.out)
             query = F.linear(x16[packing.starts], w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
             key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
-            context, saved = attend_first(query, key_value, packing, dropout=dropouts[0])
+            context, saved = attend_first(query, key_value, packing, dropout=dropouts[0], positions=positions)
             x = x[packing.starts]
         else:
             qkv = F.linear(x16, w.qkv, w.qkv_bias)
-            context, saved = attend(qkv.view(tokens, 3, layer.heads, -1), packing, dropout=dropouts[0])
+            qkv = qkv.view(tokens, 3, layer.heads, -1)
+            context, saved = attend(qkv, packing, dropout=dropouts[0], positions=positions)
         context = context.flatten(1)
         first, kept_first = _add_dropped(x, F.linear(context, w.out, w.out_bias), dropouts[1])
         y, *moments_first = _norm(first, layer.norms[0])
@@ -126,6 +150,7 @@ class _Layer(torch.autograd.Function):
             ctx.save_for_backward(
                 *(x16, context, first, kept_first, *moments_first),
                 *(y16, up, activated, second, kept_second, *moments_second),
+                *(row_of, keys, queries, bias),
                 *chain.from_iterable(saved),
             )
             ctx.layer, ctx.packing, ctx.w, ctx.dropouts = layer, packing, w, dropouts
@@ -138,6 +163,9 @@ class _Layer(torch.autograd.Function):
         y16, up, activated, second, kept_second, mean_second, scale_second = tensors[6:13]
         layer, packing, w, dropouts = ctx.layer, ctx.packing, ctx.w, ctx.dropouts
         dtype = w.qkv.dtype
+        terms = Positions(*tensors[13:17])
+        positions = _cast_positions(terms, dtype)
+        d_positions = None if positions is None else positions.zero_gradients()
         if layer.only_first:
             grad = grad[packing.starts]
 
@@ -149,10 +177,11 @@ class _Layer(torch.autograd.Function):
         d_first, *d_norm_first = _norm_backward(d_y, first, mean_first, scale_first, layer.norms[0])
         d_out = _dropped_backward(d_first.to(dtype), kept_first, dropouts[1])
         d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
-        saved = restore(tensors[13:])
+        saved = restore(tensors[17:])
+        fixed: dict[str, Any] = {"dropout": dropouts[0], "positions": positions, "gradients": d_positions}
         if layer.only_first:
             h = len(w.out)
-            d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), dropout=dropouts[0])
+            d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), **fixed)
             d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
             d_x = torch.mm(d_kv, w.qkv[h:]).float()
             d_x.index_add_(0, packing.starts, d_first + torch.mm(d_q, w.qkv[:h]))
@@ -161,7 +190,7 @@ class _Layer(torch.autograd.Function):
                 gradient.chunk(2) for gradient in _linear_gradients(d_kv, x16)
             )
         else:
-            d_qkv = attend_backward(d_context, saved, packing, dropout=dropouts[0]).flatten(1)
+            d_qkv = attend_backward(d_context, saved, packing, **fixed).flatten(1)
             d_x = d_first + torch.mm(d_qkv, w.qkv)
             (d_query, d_key, d_value), (d_query_bias, d_key_bias, d_value_bias) = (
                 gradient.chunk(3) for gradient in _linear_gradients(d_qkv, x16)
@@ -174,7 +203,23 @@ class _Layer(torch.autograd.Function):
             *d_norm_first,
             *d_norm_second,
         )
-        return (d_x, None, None, None, None, *gradients)
+        return (d_x, None, None, None, None, *_gradients_of(terms, d_positions), *gradients)
+
+
+def _cast_positions(positions: Positions, dtype: torch.dtype) -> Positions | None:
+    """Return the terms in the type that is computed in; None where there are none."""
+    row_of, *terms = positions
+    if all(term is None for term in terms):
+        return None
+    return Positions(row_of, *(None if term is None else term.to(dtype) for term in terms))
+
+
+def _gradients_of(terms: Positions, gradients: Positions | None) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the terms as autograd takes them."""
+    if gradients is None:
+        return (None,) * len(terms)
+    pairs = zip(terms[1:], gradients[1:], strict=True)
+    return (None, *(None if term is None or own is None else own.to(term.dtype) for term, own in pairs))
 
 
 def _add_dropped(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
@@ -206,55 +251,34 @@ def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, norm: n
 
 
 def use_packed_layers(model: Any) -> None:
-    """Let `PackedLayer` compute every encoder layer of a model on a CPU whose layers are BERT's.
+    """Let `PackedLayer` compute every encoder layer of a model on a CPU whose layers are of BERT's kind.
 
-    Of the last one the states of first tokens are computed only: `TextPooling` hands no others on.
+    Of the last one the states of first tokens are computed only, unless the head reads the mean: `TextPooling` hands no
+    others on.
     """
-    if model.device.type == "cpu":
-        for layer in (layers := berts_layers(model)):
-            layer.forward = PackedLayer(layer, only_first=layer is layers[-1])
+    if model.device.type != "cpu":
+        return
+    for layer in (layers := encoder_layers(model)):
+        parts = layer_parts(layer)
+        assert parts is not None
+        layer.forward = PackedLayer(layer, parts, only_first=layer is layers[-1])
 
 
 def use_stock_layers(model: Any) -> None:
     """Undo `use_packed_layers`."""
-    for layer in berts_layers(model):
+    for layer in encoder_layers(model):
         vars(layer).pop("forward", None)
 
 
-def berts_layers(model: Any) -> list[Any]:
-    """Return the encoder layers of a model, where they are BERT's; none where they are not."""
-    layers = list(getattr(getattr(model.base_model, "encoder", None), "layer", None) or [])
-    return layers if all(_is_berts(layer) for layer in layers) else []
-
-
 def count_unread_flops(model: Any, length: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Count the floating-point operations of BERT's last layer, forward, whose results nobody reads: all of the tokens
-    after the first, but for their keys and values. 0 for other models. `length`: tokens of each text, [N].
+    """Count the floating-point operations of the last layer, forward, whose results nobody reads: all of the tokens
+    after the first, but for their keys and values. 0 for models whose layers are not of BERT's kind. `length`: tokens
+    of each text, [N].
     """
-    layers = berts_layers(model)
-    if not layers:
+    layers = encoder_layers(model)
+    parts = layer_parts(layers[-1]) if layers else None
+    if parts is None:
         return np.zeros_like(length)
-    attention = layers[-1].attention.self
-    matrices = (
-        attention.query,
-        layers[-1].attention.output.dense,
-        layers[-1].intermediate.dense,
-        layers[-1].output.dense,
-    )
-    weights = sum(linear.weight.numel() for linear in matrices)
-    unread: NDArray[np.float64] = 2 * (length - 1) * (weights + 2 * attention.query.out_features * length)
+    weights = sum(linear.weight.numel() for linear in (parts.query, parts.out, parts.up, parts.down))
+    unread: NDArray[np.float64] = 2 * (length - 1) * (weights + 2 * parts.query.out_features * length)
     return unread
-
-
-def _is_berts(layer: Any) -> bool:
-    """Tell whether a layer has the parts of BERT's, and nothing else; what they compute is proven by a comparison."""
-    children = {name for name, _ in layer.named_children()}
-    if children != {"attention", "intermediate", "output"}:
-        return False
-    own = {name for name, _ in layer.named_parameters()}
-    linears = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
-    expected = (*linears, "intermediate.dense", "output.dense", "attention.output.LayerNorm", "output.LayerNorm")
-    activation = getattr(layer.intermediate, "intermediate_act_fn", None)
-    return own == {f"{name}.{part}" for name in expected for part in ("weight", "bias")} and isinstance(
-        activation, GELUActivation
-    )

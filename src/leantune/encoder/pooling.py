@@ -60,6 +60,8 @@ class TextPooling:
         if isinstance(output, tuple):
             return (self._states(output[0], self._packing), *output[1:])
         output.last_hidden_state = self._states(output.last_hidden_state, self._packing)
+        if output.hidden_states:  # DeBERTa reads the last of these
+            output.hidden_states = (*output.hidden_states[:-1], output.last_hidden_state)
         return output
 
     def _states(self, hidden: Tensor, packing: Packing) -> Tensor:

@@ -20,6 +20,7 @@ from leantune.encoder.encoder_layer import use_packed_layers, use_stock_layers
 from leantune.encoder.head import put_back
 from leantune.encoder.pooling import TextPooling
 from leantune.encoder.positions import position_limit
+from leantune.encoder.relative_encoder import use_relative_encoder, use_stock_encoder
 from leantune.system.device import is_out_of_memory
 from leantune.system.errors import ModelError
 
@@ -39,6 +40,7 @@ def make_packing_possible(model: Any) -> TextPooling | None:
     def together() -> Tensor:
         nonlocal pooling
         model.set_attn_implementation(PACKED_ATTENTION)
+        use_relative_encoder(model)
         use_packed_layers(model)
         pooling = TextPooling(model)
         places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
@@ -61,6 +63,7 @@ def make_packing_possible(model: Any) -> TextPooling | None:
         if pooling is not None:
             pooling.remove()
         use_stock_layers(model)
+        use_stock_encoder(model)
         model.set_attn_implementation(before)
     return None
 
