@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from layouts import PARTS, TEXTS, WHOLE, gradient_of
 from leantune.batches.batch import make_batch
 from leantune.encoder import attention
-from leantune.encoder.encoder_layer import berts_layers, count_unread_flops
+from leantune.encoder.encoder_layer import count_unread_flops
+from leantune.encoder.layer_parts import encoder_layers
 from leantune.training.optim import make_optimizer
 from leantune.training.precision import Precision
 from small_runs import CPU, FP32, load_tiny, make_rows, optimizer_settings
@@ -39,7 +40,7 @@ def test_gradients_are_those_of_the_stock_layers_and_the_same_values_are_dropped
     folder = tiny_encoder_dir(name)
     rows, gradients = make_rows(folder, texts=TEXTS), []
     for encoder in load_both(folder, monkeypatch, dropout=dropout):
-        if dropout and (layers := berts_layers(encoder.model)) and "forward" in vars(layers[-1]):
+        if dropout and (layers := encoder_layers(encoder.model)) and "forward" in vars(layers[-1]):
             layers[-1].forward.only_first = False  # it would draw fewer numbers than the stock layer
         encoder.model.train()
         for precision in (FP32, BF16):
@@ -63,7 +64,7 @@ def test_the_last_layer_computes_what_is_read_and_nothing_else(
     folder = tiny_encoder_dir(name)
     encoder = load_tiny(folder, packed=True)
     rows = make_rows(folder, texts=TEXTS)
-    last = berts_layers(encoder.model)[-1].forward
+    last = encoder_layers(encoder.model)[-1].forward
     numbers = np.argsort(-rows.sequences.lengths)[:1]  # alone, so that no group is padded
     batch = make_batch(rows.sequences, numbers, pad_id=encoder.pad_id, padding="none", device=CPU)
     found = []
@@ -159,7 +160,7 @@ def test_blocks_drop_the_same_values_in_the_stock_layers_attention(
     folder = tiny_encoder_dir("bert")
     rows, gradients = make_rows(folder, texts=TEXTS), []
     for encoder in load_both(folder, monkeypatch, dropout=0.2):
-        if "forward" in vars(layers := berts_layers(encoder.model)[-1]):
+        if "forward" in vars(layers := encoder_layers(encoder.model)[-1]):
             layers.forward.only_first = False
         encoder.model.train()
         torch.manual_seed(0)

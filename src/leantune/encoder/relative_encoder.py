@@ -23,7 +23,7 @@ from leantune.encoder.relative import Distances, positions_of
 def use_relative_encoder(model: Any) -> None:
     """Let packed rows through the encoder of a model, where it is DeBERTa's or MPNet's."""
     encoder = getattr(model.base_model, "encoder", None)
-    if type(encoder) not in (DebertaV2Encoder, MPNetEncoder) or getattr(model.base_model, "z_steps", 0) > 1:
+    if type(encoder) not in (DebertaV2Encoder, MPNetEncoder):
         return
     packed = _PackedEncoder(encoder)
     packed.hook = model.register_forward_pre_hook(packed.take_packing, with_kwargs=True)
@@ -138,6 +138,8 @@ def _distances_of(encoder: Any, width: int) -> Distances:
 
 def _bounds(width: int, buckets: int, most: int, span: int) -> tuple[int, int]:
     """Return the first and the last row in reach, without asking the device."""
+    if buckets > 0 and most - 1 <= buckets // 2:  # there, the stock model's rows do not grow with the distance
+        return 0, 2 * span - 1
     ends = torch.tensor([-width, width])
     if buckets > 0:
         ends = make_log_bucket_position(ends, buckets, most).long()
