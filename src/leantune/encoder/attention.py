@@ -97,6 +97,28 @@ def attend_with_bias(qkv: Tensor, packing: Packing, positions: Positions, *, dro
     return torch.cat(parts)
 
 
+def attend_first_by_torch(
+    query: Tensor, key_value: Tensor, packing: Packing, *, scale: float, dropout: float, window: int | None
+) -> Tensor:
+    """Compute what `packed_attention` does for the first token of each text only; differentiable.
+
+    `query` [B, H, D]; `key_value` [T, 2, H, D]. Returns [B, H, D].
+    """
+    parts, text = [], 0
+    for group in packing.groups:
+        texts = slice(text, text + len(group.lengths))
+        key, value = _unpack(key_value, group)
+        there = None if group.padded is None else ~group.padded
+        if window is not None and group.width > window:
+            near = torch.arange(group.width, device=query.device) < window
+            there = near.expand(1, 1, 1, -1) if there is None else there & near
+        first = query[texts, :, None]
+        attended = F.scaled_dot_product_attention(first, key, value, attn_mask=there, dropout_p=dropout, scale=scale)
+        parts.append(attended[:, :, 0])
+        text = texts.stop
+    return torch.cat(parts)
+
+
 AttentionInterface.register(NAME, packed_attention)
 
 

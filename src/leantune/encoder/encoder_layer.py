@@ -20,12 +20,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.albert.modeling_albert import AlbertTransformer
 
 from leantune.batches.packing import Packing
 from leantune.encoder.attention import attend, attend_backward, attend_first, attend_first_backward, restore
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
 from leantune.encoder.layer_parts import LayerParts, encoder_layers, layer_parts
-from leantune.encoder.relative import Distances, Positions, positions_of
+from leantune.encoder.relative import Distances, Positions, count_terms, positions_of
 
 NormGradients = tuple[Tensor, Tensor, Tensor]
 
@@ -59,6 +61,7 @@ class PackedLayer:
         self.scale = parts.scale
         """What the query's weights are multiplied by, so that the scores need not be."""
         self.norms = parts.norms
+        self.gelu = parts.gelu
         # Weak, since the layer holds this object: in a cycle, a fold's weights would stay while the next fold trains.
         self._layer: Callable[[], Any] = weakref.ref(layer)
         self._attention: Callable[[], Any] = weakref.ref(parts.attention)
@@ -74,23 +77,27 @@ class PackedLayer:
         *arguments: Any,
         packing: Packing | None = None,
         distances: Distances | None = None,
+        only_first: bool | None = None,
         **others: Any,
     ) -> Any:
-        """Return the layer's states, [1, T, h] for a packed row."""
+        """Return the layer's states, [1, T, h] for a packed row; `only_first` is the layer's own where it is None."""
         layer = self._layer()
         if packing is None:
             return type(layer).forward(layer, hidden_states, *arguments, **others)
+        what = (packing, distances, self.only_first if only_first is None else only_first)
         if layer.training and getattr(layer, "gradient_checkpointing", False):
-            return layer._gradient_checkpointing_func(self._compute, hidden_states, packing, distances)
-        return self._compute(hidden_states, packing, distances)
+            return layer._gradient_checkpointing_func(self._compute, hidden_states, *what)
+        return self._compute(hidden_states, *what)
 
-    def _compute(self, hidden_states: Tensor, packing: Packing, distances: Distances | None) -> Tensor:
+    def _compute(
+        self, hidden_states: Tensor, packing: Packing, distances: Distances | None, only_first: bool
+    ) -> Tensor:
         training = self._layer().training
         dropouts = [dropout.p if training and dropout is not None else 0.0 for dropout in self._dropouts]
         positions = NOWHERE
         if distances is not None:
             positions = positions_of(self._attention(), distances, heads=self.heads, scale=self.scale)
-        fixed = (self, packing, self._weights(), dropouts)
+        fixed = (self, packing, self._weights(), dropouts, only_first)
         computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *positions, *self._parameters)  # type: ignore[no-untyped-call]
         return computed[None]
 
@@ -119,6 +126,7 @@ class _Layer(torch.autograd.Function):
         packing: Packing,
         w: _Weights,
         dropouts: list[float],
+        only_first: bool,
         row_of: Tensor | None,
         keys: Tensor | None,
         queries: Tensor | None,
@@ -128,7 +136,7 @@ class _Layer(torch.autograd.Function):
         dtype, tokens = w.qkv.dtype, len(x)
         positions = _cast_positions(Positions(row_of, keys, queries, bias), dtype)
         x16 = x.to(dtype)
-        if layer.only_first:
+        if only_first:
             h = len(w.out)
             query = F.linear(x16[packing.starts], w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
             key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
@@ -143,7 +151,7 @@ class _Layer(torch.autograd.Function):
         y, *moments_first = _norm(first, layer.norms[0])
         y16 = y.to(dtype)
         up = F.linear(y16, w.up, w.up_bias)
-        activated = F.gelu(up)
+        activated = F.gelu(up, approximate=layer.gelu)
         second, kept_second = _add_dropped(y, F.linear(activated, w.down, w.down_bias), dropouts[2])
         result, *moments_second = _norm(second, layer.norms[1])
         if any(ctx.needs_input_grad):
@@ -153,25 +161,25 @@ class _Layer(torch.autograd.Function):
                 *(row_of, keys, queries, bias),
                 *chain.from_iterable(saved),
             )
-            ctx.layer, ctx.packing, ctx.w, ctx.dropouts = layer, packing, w, dropouts
-        return x.new_zeros(tokens, x.shape[1]).index_copy_(0, packing.starts, result) if layer.only_first else result
+            ctx.layer, ctx.packing, ctx.w, ctx.dropouts, ctx.only_first = layer, packing, w, dropouts, only_first
+        return x.new_zeros(tokens, x.shape[1]).index_copy_(0, packing.starts, result) if only_first else result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         tensors = ctx.saved_tensors  # taken once: where activations are computed again, a second time would be refused
         x16, context, first, kept_first, mean_first, scale_first = tensors[:6]
         y16, up, activated, second, kept_second, mean_second, scale_second = tensors[6:13]
-        layer, packing, w, dropouts = ctx.layer, ctx.packing, ctx.w, ctx.dropouts
+        layer, packing, w, dropouts, only_first = ctx.layer, ctx.packing, ctx.w, ctx.dropouts, ctx.only_first
         dtype = w.qkv.dtype
         terms = Positions(*tensors[13:17])
         positions = _cast_positions(terms, dtype)
         d_positions = None if positions is None else positions.zero_gradients()
-        if layer.only_first:
+        if only_first:
             grad = grad[packing.starts]
 
         d_second, *d_norm_second = _norm_backward(grad, second, mean_second, scale_second, layer.norms[1])
         d_down = _dropped_backward(d_second.to(dtype), kept_second, dropouts[2])
-        d_up = torch.ops.aten.gelu_backward(torch.mm(d_down, w.down), up)
+        d_up = torch.ops.aten.gelu_backward(torch.mm(d_down, w.down), up, approximate=layer.gelu)
         d_y = d_second + torch.mm(d_up, w.up)
 
         d_first, *d_norm_first = _norm_backward(d_y, first, mean_first, scale_first, layer.norms[0])
@@ -179,7 +187,7 @@ class _Layer(torch.autograd.Function):
         d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
         saved = restore(tensors[17:])
         fixed: dict[str, Any] = {"dropout": dropouts[0], "positions": positions, "gradients": d_positions}
-        if layer.only_first:
+        if only_first:
             h = len(w.out)
             d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), **fixed)
             d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
@@ -203,7 +211,7 @@ class _Layer(torch.autograd.Function):
             *d_norm_first,
             *d_norm_second,
         )
-        return (d_x, None, None, None, None, *_gradients_of(terms, d_positions), *gradients)
+        return (d_x, None, None, None, None, None, *_gradients_of(terms, d_positions), *gradients)
 
 
 def _cast_positions(positions: Positions, dtype: torch.dtype) -> Positions | None:
@@ -250,24 +258,51 @@ def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, norm: n
     return gradients
 
 
+class _PackedRepetitions:
+    """Computes ALBERT's encoder, whose layers are used again and again, in place of its own forward pass: of the last
+    repetition it asks for first tokens only.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder: Callable[[], Any] = weakref.ref(encoder)
+
+    def __call__(self, hidden_states: Tensor, *arguments: Any, packing: Packing | None = None, **others: Any) -> Any:
+        """Return the states of a row's tokens, [1, T, h] for a packed row."""
+        encoder = self._encoder()
+        if packing is None:
+            return type(encoder).forward(encoder, hidden_states, *arguments, **others)
+        states = encoder.embedding_hidden_mapping_in(hidden_states)
+        count, groups = encoder.config.num_hidden_layers, encoder.albert_layer_groups
+        used = [layer for i in range(count) for layer in groups[int(i / (count / len(groups)))].albert_layers]
+        for number, layer in enumerate(used, start=1):
+            states = layer(states, packing=packing, only_first=number == len(used))
+        return BaseModelOutput(last_hidden_state=states)
+
+
 def use_packed_layers(model: Any) -> None:
     """Let `PackedLayer` compute every encoder layer of a model on a CPU whose layers are of BERT's kind.
 
-    Of the last one the states of first tokens are computed only, unless the head reads the mean: `TextPooling` hands no
-    others on.
+    Of the last one the states of first tokens are computed only: the heads of these models read no others.
     """
     if model.device.type != "cpu":
         return
-    for layer in (layers := encoder_layers(model)):
+    layers, encoder = encoder_layers(model), getattr(model.base_model, "encoder", None)
+    repeats = isinstance(encoder, AlbertTransformer)
+    for layer in layers:
         parts = layer_parts(layer)
         assert parts is not None
-        layer.forward = PackedLayer(layer, parts, only_first=layer is layers[-1])
+        layer.forward = PackedLayer(layer, parts, only_first=layer is layers[-1] and not repeats)
+    if repeats and layers:
+        encoder.forward = _PackedRepetitions(encoder)
 
 
 def use_stock_layers(model: Any) -> None:
     """Undo `use_packed_layers`."""
     for layer in encoder_layers(model):
         vars(layer).pop("forward", None)
+    encoder = getattr(model.base_model, "encoder", None)
+    if isinstance(vars(encoder or nn.Module()).get("forward"), _PackedRepetitions):
+        del encoder.forward
 
 
 def count_unread_flops(model: Any, length: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -280,5 +315,6 @@ def count_unread_flops(model: Any, length: NDArray[np.float64]) -> NDArray[np.fl
     if parts is None:
         return np.zeros_like(length)
     weights = sum(linear.weight.numel() for linear in (parts.query, parts.out, parts.up, parts.down))
-    unread: NDArray[np.float64] = 2 * (length - 1) * (weights + 2 * parts.query.out_features * length)
+    products = 2 + count_terms(parts.attention)
+    unread: NDArray[np.float64] = 2 * (length - 1) * (weights + products * parts.query.out_features * length)
     return unread

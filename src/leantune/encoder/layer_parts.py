@@ -2,7 +2,7 @@
 
     x  ->  attention, dropout, + x, norm  ->  feed forward, dropout, + , norm
 
-BERT, RoBERTa, ELECTRA, DeBERTa v2 and v3, MPNet and DistilBERT compute this in their layers, and differ in the scores
+BERT, RoBERTa, ELECTRA, DeBERTa v2 and v3, MPNet, DistilBERT and ALBERT compute this in their layers, and differ in the scores
 of their attention and in which dropouts they have.
 """
 
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers.activations import GELUActivation
+from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
+
+
+GELUS: dict[type, str] = {GELUActivation: "none", NewGELUActivation: "tanh", GELUTanh: "tanh"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +35,12 @@ class LayerParts:
     """What the products of queries and keys are multiplied by."""
     attention: Any
     """The module that holds query, key and value."""
+    activation: nn.Module
+
+    @property
+    def gelu(self) -> str:
+        """What torch calls the form of GELU that the layer computes."""
+        return GELUS[type(self.activation)]
 
     @property
     def linears(self) -> tuple[nn.Linear, ...]:
@@ -44,6 +53,7 @@ def encoder_layers(model: Any) -> list[Any]:
     base = model.base_model
     encoder = getattr(base, "encoder", None) or getattr(base, "transformer", None)
     layers = list(getattr(encoder, "layer", None) or [])
+    layers += [layer for group in getattr(encoder, "albert_layer_groups", ()) for layer in group.albert_layers]
     return layers if all(layer_parts(layer) is not None for layer in layers) else []
 
 
@@ -52,19 +62,19 @@ def layer_parts(layer: Any) -> LayerParts | None:
 
     What they compute is proven by a comparison (`proof.py`), not here.
     """
-    for find in (_berts, _debertas, _mpnets, _distilberts):
+    for find in (_berts, _debertas, _mpnets, _distilberts, _alberts):
         try:
-            parts, activation = find(layer)
+            parts = find(layer)
         except AttributeError:
             continue
-        if type(activation) is GELUActivation and _is_all(layer, parts):
+        if type(parts.activation) in GELUS and _is_all(layer, parts):
             return parts
     return None
 
 
-def _berts(layer: Any) -> tuple[LayerParts, Any]:
+def _berts(layer: Any) -> LayerParts:
     own, output = layer.attention.self, layer.attention.output
-    parts = LayerParts(
+    return LayerParts(
         query=own.query,
         key=own.key,
         value=own.value,
@@ -76,14 +86,14 @@ def _berts(layer: Any) -> tuple[LayerParts, Any]:
         heads=own.num_attention_heads,
         scale=own.scaling,
         attention=own,
+        activation=layer.intermediate.intermediate_act_fn,
     )
-    return parts, layer.intermediate.intermediate_act_fn
 
 
-def _debertas(layer: Any) -> tuple[LayerParts, Any]:
+def _debertas(layer: Any) -> LayerParts:
     own, output = layer.attention.self, layer.attention.output
     terms = 1 + sum(name in own.pos_att_type for name in ("c2p", "p2c"))
-    parts = LayerParts(
+    return LayerParts(
         query=own.query_proj,
         key=own.key_proj,
         value=own.value_proj,
@@ -95,13 +105,13 @@ def _debertas(layer: Any) -> tuple[LayerParts, Any]:
         heads=own.num_attention_heads,
         scale=(own.attention_head_size * terms) ** -0.5,
         attention=own,
+        activation=layer.intermediate.intermediate_act_fn,
     )
-    return parts, layer.intermediate.intermediate_act_fn
 
 
-def _mpnets(layer: Any) -> tuple[LayerParts, Any]:
+def _mpnets(layer: Any) -> LayerParts:
     own = layer.attention.attn
-    parts = LayerParts(
+    return LayerParts(
         query=own.q,
         key=own.k,
         value=own.v,
@@ -113,13 +123,13 @@ def _mpnets(layer: Any) -> tuple[LayerParts, Any]:
         heads=own.num_attention_heads,
         scale=own.attention_head_size**-0.5,
         attention=own,
+        activation=layer.intermediate.intermediate_act_fn,
     )
-    return parts, layer.intermediate.intermediate_act_fn
 
 
-def _distilberts(layer: Any) -> tuple[LayerParts, Any]:
+def _distilberts(layer: Any) -> LayerParts:
     own, feed_forward = layer.attention, layer.ffn
-    parts = LayerParts(
+    return LayerParts(
         query=own.q_lin,
         key=own.k_lin,
         value=own.v_lin,
@@ -131,8 +141,26 @@ def _distilberts(layer: Any) -> tuple[LayerParts, Any]:
         heads=own.n_heads,
         scale=own.scaling,
         attention=own,
+        activation=feed_forward.activation,
     )
-    return parts, feed_forward.activation
+
+
+def _alberts(layer: Any) -> LayerParts:
+    own = layer.attention
+    return LayerParts(
+        query=own.query,
+        key=own.key,
+        value=own.value,
+        out=own.dense,
+        up=layer.ffn,
+        down=layer.ffn_output,
+        norms=(own.LayerNorm, layer.full_layer_layer_norm),
+        dropouts=(own.attention_dropout, own.output_dropout, None),
+        heads=own.num_attention_heads,
+        scale=own.scaling,
+        attention=own,
+        activation=layer.activation,
+    )
 
 
 def _is_all(layer: Any, parts: LayerParts) -> bool:

@@ -17,6 +17,7 @@ from leantune.batches.batch import Batch
 from leantune.batches.packing import make_packing
 from leantune.encoder.attention import NAME as PACKED_ATTENTION
 from leantune.encoder.encoder_layer import use_packed_layers, use_stock_layers
+from leantune.encoder.first_tokens import use_all_tokens, use_first_tokens
 from leantune.encoder.head import put_back
 from leantune.encoder.pooling import TextPooling
 from leantune.encoder.positions import position_limit
@@ -42,6 +43,7 @@ def make_packing_possible(model: Any) -> TextPooling | None:
         model.set_attn_implementation(PACKED_ATTENTION)
         use_relative_encoder(model)
         use_packed_layers(model)
+        use_first_tokens(model)
         pooling = TextPooling(model)
         places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
         batch = Batch(
@@ -64,6 +66,7 @@ def make_packing_possible(model: Any) -> TextPooling | None:
             pooling.remove()
         use_stock_layers(model)
         use_stock_encoder(model)
+        use_all_tokens(model)
         model.set_attn_implementation(before)
     return None
 

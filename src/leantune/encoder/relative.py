@@ -79,6 +79,14 @@ def positions_of(attention: Any, distances: Distances, *, heads: int, scale: flo
     return Positions(distances.row_of, keys, queries, distances.bias)
 
 
+def count_terms(attention: Any) -> int:
+    """Return how many products with embeddings of distances a module of attention makes beside that of queries and
+    keys: DeBERTa's make one or two."""
+    if not getattr(attention, "relative_attention", False):
+        return 0
+    return sum(name in attention.pos_att_type for name in ("c2p", "p2c"))
+
+
 def position_scores(positions: Positions, query: Tensor, key: Tensor) -> list[Tensor]:
     """Return what is to be added to the scores, each term [N or 1, H, Q, L]; differentiable.
 
