@@ -20,7 +20,6 @@ from small_runs import make_rows, make_task_of, run_all, tiny_config, write_tabl
 from tiny_encoders import NAMES, make_texts
 
 DEVICE = torch.device("cuda", 0)
-PACKED_NAMES = [name for name in NAMES if name not in ("mpnet", "deberta-v2")]
 TEXTS = ["", "ba", *make_texts(10), " ".join(make_texts(4, most_words=60, seed=2))]
 TASK: Task = make_task_of("regression")
 
@@ -29,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 every_precision = pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-every_architecture = pytest.mark.parametrize("name", PACKED_NAMES)
+every_architecture = pytest.mark.parametrize("name", NAMES)
 
 
 def load(folder: Path, *, packed: bool, dropout: float) -> Encoder:
