@@ -44,6 +44,9 @@ MICRO_BATCH_TOKENS = 2048
 CONFIGS: dict[str, Callable[[], Any]] = {
     "deberta": lambda: DebertaV2Config(
         vocab_size=128100,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=3072,
         type_vocab_size=0,
         relative_attention=True,
         position_buckets=256,
