@@ -1,4 +1,4 @@
-"""How fast and how large is a step of DeBERTa or MPNet with packed rows, against the stock model as a tuned Trainer has it?
+"""How fast and how large is a step of DeBERTa or MPNet with packed rows, against the stock model in a tuned Trainer?
 
     python benchmarks/relative_positions.py emobank/train.csv --text text --rounds 5
     python benchmarks/relative_positions.py commonlit/train.csv --text excerpt --max-length 256 --kind mpnet
@@ -36,6 +36,7 @@ from leantune.encoder.model import ModelSettings
 from leantune.tokens.truncation import Sequences
 from leantune.training.optim import ResolvedOptimizer, make_optimizer
 from leantune.training.precision import make_precision
+from leantune.training.step import apply_gradients
 
 CPU = torch.device("cpu")
 MICRO_BATCH_TOKENS = 2048
@@ -114,8 +115,8 @@ def packed_step(options: argparse.Namespace) -> Callable[[], None]:
             with precision.compute():
                 logits = encoder.logits(batch)
             (logits.square().sum() / options.rows).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        fixed = {"learning_rate": 2e-5, "clip_norm": 1.0, "precision": precision}
+        apply_gradients(list(encoder.model.parameters()), optimizer, **fixed)
 
     return step
 
@@ -215,7 +216,9 @@ def main() -> None:
         cells = [middle([step[key] for step in took[1:]]) for key in ("wall", "processor")]
         print(f"| {way} | {cells[0]} | {cells[1]} | {took[-1]['bytes'] / 2**30:.2f} GiB |")
     cells = [
-        middle([stock[key] / packed[key] for packed, stock in zip(found["packed"][1:], found["stock"][1:], strict=True)])
+        middle(
+            [stock[key] / packed[key] for packed, stock in zip(found["packed"][1:], found["stock"][1:], strict=True)]
+        )
         for key in ("wall", "processor")
     ]
     share = found["packed"][-1]["bytes"] / found["stock"][-1]["bytes"]

@@ -21,7 +21,6 @@ from small_runs import CPU, load_tiny, make_rows
 from tiny_encoders import NAMES, make_texts
 
 
-
 @pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
 @pytest.mark.parametrize("name", NAMES)
 def test_fixed_and_dynamic_padding_and_rows_alone_give_the_same_logits(

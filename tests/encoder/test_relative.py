@@ -89,9 +89,7 @@ def gradients(out: torch.Tensor, qkv: torch.Tensor, positions: Positions) -> tup
     terms=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     way=st.sampled_from(["at once", "in blocks", "first tokens", "PyTorch's"]),
 )
-def test_scores_are_those_of_each_pairs_distance(
-    lengths: list[int], terms: tuple[bool, bool, bool], way: str
-) -> None:
+def test_scores_are_those_of_each_pairs_distance(lengths: list[int], terms: tuple[bool, bool, bool], way: str) -> None:
     qkv, positions = draw(lengths, terms)
     packing = make_packing(lengths, CPU)
     expected = one_by_one(lengths, qkv, positions)

@@ -192,7 +192,10 @@ def test_with_dropout_outputs_have_the_stock_models_mean_and_deviation(
     folder = tiny_encoder_dir(name)
     rows = make_rows(folder, texts=TEXTS[2:4])
     samples = []
-    for encoder, padding in ((load_tiny(folder, dropout=0.2), "longest"), (load_tiny(folder, dropout=0.2, packed=True), "none")):
+    for encoder, padding in (
+        (load_tiny(folder, dropout=0.2), "longest"),
+        (load_tiny(folder, dropout=0.2, packed=True), "none"),
+    ):
         encoder.model.train()
         torch.manual_seed(0)
         batch = make_batch(rows.sequences, np.repeat([0, 1], 200), pad_id=encoder.pad_id, padding=padding, device=CPU)

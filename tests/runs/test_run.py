@@ -798,7 +798,9 @@ def test_the_scale_of_the_weights_does_not_matter(bert: Path, tmp_path: Path) ->
     assert defined(metrics[1]) == pytest.approx(defined(metrics[0]), rel=1e-3)
 
 
-@pytest.mark.parametrize(("name", "layout"), [("bert", "packed"), ("modernbert", "packed"), ("deberta-v2", "packed"), ("mpnet", "dynamic")])
+@pytest.mark.parametrize(
+    ("name", "layout"), [("bert", "packed"), ("modernbert", "packed"), ("deberta-v2", "packed"), ("mpnet", "dynamic")]
+)
 def test_the_layout_is_packed_where_the_architecture_can_be_and_the_run_says_so(
     data: Path,
     tiny_encoder_dir: Callable[[str], Path],

@@ -219,7 +219,8 @@ def attend(
 ) -> tuple[Tensor, list[Attended]]:
     """Compute softmax(q k' scale) v with dropped weights in each group, on a CPU.
 
-    `qkv` [T, 3, H, D]. `positions` adds scores by relative position; the query is then already scaled. Returns [T, H, D], and what `attend_backward` needs.
+    `qkv` [T, 3, H, D]. `positions` adds scores by relative position; the query is then already scaled. Returns
+    [T, H, D], and what `attend_backward` needs.
     """
     tokens, _, heads, width = qkv.shape
     result = qkv.new_empty(tokens, heads, width)
@@ -254,7 +255,7 @@ def attend_backward(
 
     That of its `positions` is added to `gradients`.
     """
-    fixed = {"scale": scale, "dropout": dropout, "positions": positions, "gradients": gradients}
+    fixed: dict[str, Any] = {"scale": scale, "dropout": dropout, "positions": positions, "gradients": gradients}
     result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
     result[packing.tokens :] = 0
     for group, attended in zip(packing.groups, saved, strict=True):
@@ -302,7 +303,7 @@ def attend_first_backward(
 
     `tokens` is T. The gradient of its `positions` is added to `gradients`.
     """
-    fixed = {"scale": 1.0, "dropout": dropout, "positions": positions, "gradients": gradients}
+    fixed: dict[str, Any] = {"scale": 1.0, "dropout": dropout, "positions": positions, "gradients": gradients}
     d_query, text = torch.empty_like(grad), 0
     d_key_value = grad.new_empty(tokens, 2, *grad.shape[1:])
     d_key_value[packing.tokens :] = 0
@@ -332,9 +333,7 @@ def _attend(
     return _sum_values(attended, dropout), attended
 
 
-def _weigh(
-    query: Tensor, key: Tensor, hidden: Tensor | None, *, scale: float, positions: Positions | None
-) -> Tensor:
+def _weigh(query: Tensor, key: Tensor, hidden: Tensor | None, *, scale: float, positions: Positions | None) -> Tensor:
     """Return the weights, [N, H, Q, L], before any is dropped."""
     scores = torch.matmul(query, key.transpose(2, 3))
     for term in () if positions is None else position_scores(positions, query, key):
@@ -436,7 +435,7 @@ def _attend_backward_in_blocks(
     d_key, d_value = (torch.zeros_like(x, dtype=exact) for x in (saved.key, saved.value))
     for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout, positions=positions):
         of_block = [None if x is None else x.of_heads(block.heads) for x in (positions, gradients)]
-        fixed = {"scale": scale, "dropout": dropout, "positions": of_block[0], "gradients": of_block[1]}
+        fixed: dict[str, Any] = {"scale": scale, "dropout": dropout, "positions": of_block[0], "gradients": of_block[1]}
         queries, keys = (block.texts, block.heads, block.queries), (block.texts, block.heads, block.keys)
         d_query[queries], own_key, own_value = _attend_backward(d_out[queries], attended, **fixed)
         d_key[keys] += own_key

@@ -67,7 +67,9 @@ class PackedLayer:
         self._attention: Callable[[], Any] = weakref.ref(parts.attention)
         self._linears = parts.linears
         self._dropouts = parts.dropouts
-        self._parameters = [p for module in (*self._linears, *self.norms) for p in (module.weight, module.bias)]
+        self._parameters: list[Any] = [
+            p for module in (*self._linears, *self.norms) for p in (module.weight, module.bias)
+        ]
         self._cast: _Weights | None = None
         self._cast_of: tuple[object, ...] = ()
 
@@ -92,7 +94,7 @@ class PackedLayer:
     def _compute(
         self, hidden_states: Tensor, packing: Packing, distances: Distances | None, only_first: bool
     ) -> Tensor:
-        training = self._layer().training
+        training: bool = self._layer().training
         dropouts = [dropout.p if training and dropout is not None else 0.0 for dropout in self._dropouts]
         positions = NOWHERE
         if distances is not None:
@@ -286,7 +288,8 @@ def use_packed_layers(model: Any) -> None:
     """
     if model.device.type != "cpu":
         return
-    layers, encoder = encoder_layers(model), getattr(model.base_model, "encoder", None)
+    layers = encoder_layers(model)
+    encoder: Any = getattr(model.base_model, "encoder", None)
     repeats = isinstance(encoder, AlbertTransformer)
     for layer in layers:
         parts = layer_parts(layer)
@@ -300,7 +303,7 @@ def use_stock_layers(model: Any) -> None:
     """Undo `use_packed_layers`."""
     for layer in encoder_layers(model):
         vars(layer).pop("forward", None)
-    encoder = getattr(model.base_model, "encoder", None)
+    encoder: Any = getattr(model.base_model, "encoder", None)
     if isinstance(vars(encoder or nn.Module()).get("forward"), _PackedRepetitions):
         del encoder.forward
 

@@ -18,7 +18,7 @@ from leantune.encoder.attention import attend_first_by_torch
 
 
 def use_first_tokens(model: Any) -> None:
-    """Let the last layer of a model compute first tokens only, where it is ModernBERT's and the head reads no others."""
+    """Let a model's last layer compute first tokens only, where it is ModernBERT's and the head reads no others."""
     layer = _last_layer(model)
     if layer is not None and getattr(model.config, "classifier_pooling", "mean") == "cls":
         layer.forward = _FirstTokens(layer)
@@ -60,8 +60,9 @@ class _FirstTokens:
         weight, bias, h = attention.Wqkv.weight, attention.Wqkv.bias, len(attention.Wo.weight)
         heads = h // attention.head_dim
         query = F.linear(x[starts], weight[:h], None if bias is None else bias[:h])
-        key, value = F.linear(x, weight[h:], None if bias is None else bias[h:]).unflatten(1, (2, heads, -1)).unbind(1)
-        query = query.unflatten(1, (heads, -1))
+        key_value = F.linear(x, weight[h:], None if bias is None else bias[h:])
+        key, value = key_value.view(len(x), 2, heads, -1).unbind(1)
+        query = query.view(len(starts), heads, -1)
         # Both arguments of the stock rotation are rotated by the same angles, so each goes in twice.
         query, _ = apply_rotary_pos_emb(query, query, cos[0, starts], sin[0, starts], unsqueeze_dim=1)
         key, _ = apply_rotary_pos_emb(key, key, cos[0], sin[0], unsqueeze_dim=1)

@@ -2,8 +2,8 @@
 
     x  ->  attention, dropout, + x, norm  ->  feed forward, dropout, + , norm
 
-BERT, RoBERTa, ELECTRA, DeBERTa v2 and v3, MPNet, DistilBERT and ALBERT compute this in their layers, and differ in the scores
-of their attention and in which dropouts they have.
+BERT, RoBERTa, ELECTRA, DeBERTa v2 and v3, MPNet, DistilBERT and ALBERT compute this in their layers, and differ in the
+scores of their attention and in which dropouts they have.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
-
 
 GELUS: dict[type, str] = {GELUActivation: "none", NewGELUActivation: "tanh", GELUTanh: "tanh"}
 

@@ -21,9 +21,9 @@ def count_training_flops(model: Any) -> FlopCount | None:
 
     Counted in the model's own forward pass at three lengths: operations are a quadratic in the length for every
     encoder, also for those that share layers. The backward pass costs twice the forward pass. Padding is not counted,
-    nor what the last layer computes for nothing, nor what DeBERTa computes anew for every text: these are the operations that cannot be avoided. (A local attention
-    counts as a full one, as it is computed.) None for a model whose operations cannot be counted: a run without them
-    lacks its utilization, and nothing else.
+    nor what the last layer computes for nothing, nor what DeBERTa computes anew for every text: these are the
+    operations that cannot be avoided. (A local attention counts as a full one, as it is computed.) None for a model
+    whose operations cannot be counted: a run without them lacks its utilization, and nothing else.
     """
     longest = min(LONGEST, position_limit(model) or LONGEST)
     lengths = np.unique([max(1, longest // 4), max(1, longest // 2), longest])

@@ -71,7 +71,9 @@ def positions_of(attention: Any, distances: Distances, *, heads: int, scale: flo
         embedding = attention.pos_dropout(distances.embedding)
         own = {"c2p": attention.key_proj, "p2c": attention.query_proj}
         if not attention.share_att_key:
-            own = {name: getattr(attention, f"pos_{kind}_proj", None) for name, kind in (("c2p", "key"), ("p2c", "query"))}
+            own = {
+                name: getattr(attention, f"pos_{kind}_proj", None) for name, kind in (("c2p", "key"), ("p2c", "query"))
+            }
         if "c2p" in attention.pos_att_type:
             keys = own["c2p"](embedding).unflatten(1, (heads, -1))
         if "p2c" in attention.pos_att_type:
@@ -169,7 +171,8 @@ def _query_rows(positions: Positions, queries: int, length: int) -> Tensor:
 def _skewed(products: Tensor, length: int) -> Tensor:
     """[..., L, 2L] -> a view [..., L, L] of it: of row i what begins at L - 1 - i."""
     flat = products.flatten(-2)[..., length - 1 : length - 1 + length * (2 * length - 1)]
-    return flat.unflatten(-1, (length, 2 * length - 1))[..., :length]
+    rows: Tensor = torch.unflatten(flat, -1, (length, 2 * length - 1))
+    return rows[..., :length]
 
 
 def _unskewed(values: Tensor, length: int) -> Tensor:

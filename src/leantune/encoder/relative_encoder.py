@@ -22,7 +22,7 @@ from leantune.encoder.relative import Distances, positions_of
 
 def use_relative_encoder(model: Any) -> None:
     """Let packed rows through the encoder of a model, where it is DeBERTa's or MPNet's."""
-    encoder = getattr(model.base_model, "encoder", None)
+    encoder: Any = getattr(model.base_model, "encoder", None)
     if type(encoder) not in (DebertaV2Encoder, MPNetEncoder):
         return
     packed = _PackedEncoder(encoder)
@@ -35,7 +35,7 @@ def use_relative_encoder(model: Any) -> None:
 
 def use_stock_encoder(model: Any) -> None:
     """Undo `use_relative_encoder`."""
-    encoder = getattr(model.base_model, "encoder", None)
+    encoder: Any = getattr(model.base_model, "encoder", None)
     packed = vars(encoder).pop("forward", None) if encoder is not None else None
     if isinstance(packed, _PackedEncoder):
         packed.hook.remove()
@@ -57,7 +57,7 @@ class _PackedEncoder:
         self._packing = named.get("packing")
         if self._packing is None or not isinstance(self._encoder(), DebertaV2Encoder):
             return None
-        # DeBERTa makes such a mask itself where it gets none, after it has looked for padding tokens and warned of them.
+        # DeBERTa makes such a mask itself where it gets none, once it has looked for padding tokens and warned of them.
         return arguments, named | {"attention_mask": torch.ones_like(named["input_ids"])}
 
     def __call__(self, hidden_states: Tensor, *arguments: Any, **named: Any) -> Any:
