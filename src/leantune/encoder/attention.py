@@ -5,8 +5,9 @@
 `T` tokens of all texts, `H` heads, `D` head width; in a group `N` texts of at most `L` tokens.
 
 On a CPU the products, the softmax and the dropout are our own, forward and backward: PyTorch's kernel falls back to its
-slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's
-scaled dot product attention.
+slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). On a GPU, packed_kernels.py
+has kernels that take the row as it is; where they do not compute what is asked for, it is PyTorch's scaled dot product
+attention in groups.
 
 The attention weights of short texts are kept for the backward pass. Those of long ones, whose number grows with the
 square of the length, are computed in blocks and not kept: the backward pass computes them again, as FlashAttention does
@@ -16,16 +17,19 @@ nothing either.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from leantune.batches.packing import Group, Packing
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
+from leantune.encoder.packed_kernels import attend_packed, kernel_of
 
 NAME = "leantune_packed"
 """What transformers calls this attention."""
@@ -59,6 +63,11 @@ def packed_attention(
     Returns [1, T, H, D].
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=sliding_window)
+    if kernel != "groups":
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        attended = attend_packed(kernel, q, k, v, packing, scale=scale, dropout=dropout, window=sliding_window)
+        return attended[None], None
     qkv = torch.stack([x[0].transpose(0, 1) for x in (query, key, value)], dim=1)
     # For a local window PyTorch's kernel takes a mask of L x L, and computes what lies outside of the window, too.
     long_window = sliding_window is not None and any(group.width > LONG for group in packing.groups)
@@ -70,10 +79,20 @@ def packed_attention(
         hidden = _hidden(group, sliding_window, query.device)
         mask = None if hidden is None else ~hidden
         q, k, v = _unpack(qkv, group)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        with _without_cudnn(query.device):
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         parts.append(_pack(attended[None], group)[:, 0])
     parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
     return torch.cat(parts)[None], None
+
+
+def _without_cudnn(device: torch.device) -> AbstractContextManager[None]:
+    """Keep a GPU from cuDNN's attention during a block: it makes a plan for each new shape."""
+    if device.type != "cuda":
+        return nullcontext()
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    chosen: AbstractContextManager[None] = sdpa_kernel(kernels)
+    return chosen
 
 
 AttentionInterface.register(NAME, packed_attention)

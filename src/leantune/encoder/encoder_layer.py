@@ -25,6 +25,8 @@ from transformers.activations import GELUActivation
 from leantune.batches.packing import Packing
 from leantune.encoder.attention import attend, attend_backward, attend_first, attend_first_backward, restore
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
+from leantune.encoder.packed_kernels import Computed, Kernel, compute, compute_backward, kernel_of
+from leantune.system.device import compute_capability, kernels_of
 
 NormGradients = tuple[Tensor, Tensor, Tensor]
 
@@ -49,11 +51,12 @@ class PackedLayer:
 
     def __init__(self, layer: Any, *, only_first: bool) -> None:
         self.only_first = only_first
-        """Whether nothing but the states of first tokens is read; those of all others are then 0."""
+        """Whether nothing but the states of first tokens is read; the others are then not returned."""
         attention, output = layer.attention.self, layer.attention.output
         self.heads: int = attention.num_attention_heads
+        self.width: int = attention.attention_head_size
         self.scale: float = attention.scaling
-        """What the query's weights are multiplied by, so that the scores need not be."""
+        """Of the scores. On a CPU the query's weights are multiplied by it, so that the scores need not be."""
         self.norms: tuple[nn.LayerNorm, nn.LayerNorm] = (output.LayerNorm, layer.output.LayerNorm)
         # Weak, since the layer holds this object: in a cycle, a fold's weights would stay while the next fold trains.
         self._layer: Callable[[], Any] = weakref.ref(layer)
@@ -67,29 +70,57 @@ class PackedLayer:
         self._cast_of: tuple[object, ...] = ()
 
     def __call__(self, hidden_states: Tensor, *arguments: Any, packing: Packing | None = None, **others: Any) -> Any:
-        """Return the layer's states, [1, T, h] for a packed row."""
+        """Return the layer's states of a packed row: [1, T, h], or [1, B, h] with `only_first`."""
         layer = self._layer()
-        if packing is None:
-            return type(layer).forward(layer, hidden_states, *arguments, **others)
-        dropouts = [dropout.p if layer.training else 0.0 for dropout in self._dropouts]
-        fixed = (self, packing, self._weights(), dropouts)
-        computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *self._parameters)  # type: ignore[no-untyped-call]
-        return computed[None]
+        if packing is not None:
+            dropouts = [dropout.p if layer.training else 0.0 for dropout in self._dropouts]
+            dtype, device = _matrix_dtype(hidden_states.device), hidden_states.device
+            kernel = kernel_of(device, dtype, self.width, dropout=dropouts[0])
+            if kernel != "groups" or kernels_of(device) == "cpu":
+                fixed = (self, packing, self._weights(dtype), dropouts, kernel)
+                computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *self._parameters)  # type: ignore[no-untyped-call]
+                return computed[None]
+            others["packing"] = packing
+        return type(layer).forward(layer, hidden_states, *arguments, **others)
 
-    def _weights(self) -> _Weights:
-        """Return the weights in the type that autocast computes in, cast anew only after they have changed."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    def _weights(self, dtype: torch.dtype) -> _Weights:
+        """Return the weights in the type that is computed in, cast anew only after they have changed."""
         of = (dtype, *((p.data_ptr(), p._version) for p in self._parameters))
         if self._cast is None or of != self._cast_of:
             query, key, value, *rest = self._linears
             with torch.no_grad():
-                self._cast = _Weights(
-                    torch.cat((query.weight * self.scale, key.weight, value.weight)).to(dtype),
-                    torch.cat((query.bias * self.scale, key.bias, value.bias)).to(dtype),
-                    *(p.to(dtype) for linear in rest for p in (linear.weight, linear.bias)),
+                self._cast = (
+                    _cast_at_once(self._linears, dtype)
+                    if kernels_of(query.weight.device) != "cpu"
+                    else _Weights(
+                        torch.cat((query.weight * self.scale, key.weight, value.weight)).to(dtype),
+                        torch.cat((query.bias * self.scale, key.bias, value.bias)).to(dtype),
+                        *(p.to(dtype) for linear in rest for p in (linear.weight, linear.bias)),
+                    )
                 )
             self._cast_of = of
         return self._cast
+
+
+def _matrix_dtype(device: torch.device) -> torch.dtype:
+    """Return the type that autocast computes in, float32 without it."""
+    kind = kernels_of(device)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
+def _cast_at_once(linears: tuple[nn.Linear, ...], dtype: torch.dtype) -> _Weights:
+    """Cast all weights of a layer in one operation: on a GPU, starting one costs more than these casts."""
+    query, _, _, *rest = linears
+    h = query.out_features
+    qkv, qkv_bias = (
+        query.weight.new_empty(3 * h, query.in_features, dtype=dtype),
+        query.bias.new_empty(3 * h, dtype=dtype),
+    )
+    others = [torch.empty_like(p, dtype=dtype) for linear in rest for p in (linear.weight, linear.bias)]
+    sources = [linear.weight for linear in linears[:3]] + [linear.bias for linear in linears[:3]]
+    sources += [p for linear in rest for p in (linear.weight, linear.bias)]
+    torch._foreach_copy_([*qkv.split(h), *qkv_bias.split(h), *others], sources)
+    return _Weights(qkv, qkv_bias, *others)
 
 
 class _Layer(torch.autograd.Function):
@@ -101,19 +132,29 @@ class _Layer(torch.autograd.Function):
         packing: Packing,
         w: _Weights,
         dropouts: list[float],
+        kernel: Kernel,
         *parameters: Tensor,
     ) -> Tensor:
         dtype, tokens = w.qkv.dtype, len(x)
+        fixed = {"dropout": dropouts[0]} if kernel == "groups" else {"dropout": dropouts[0], "scale": layer.scale}
         x16 = x.to(dtype)
         if layer.only_first:
             h = len(w.out)
-            query = F.linear(x16[packing.starts], w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
-            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
-            context, saved = attend_first(query, key_value, packing, dropout=dropouts[0])
             x = x[packing.starts]
+            query = F.linear(x.to(dtype), w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
+            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
+            if kernel == "groups":
+                context, saved = attend_first(query, key_value, packing, **fixed)
+            else:
+                saved = [compute(kernel, query, *key_value.unbind(1), packing.to_firsts(), **fixed)]
+                context = saved[0].out
         else:
-            qkv = F.linear(x16, w.qkv, w.qkv_bias)
-            context, saved = attend(qkv.view(tokens, 3, layer.heads, -1), packing, dropout=dropouts[0])
+            qkv = F.linear(x16, w.qkv, w.qkv_bias).view(tokens, 3, layer.heads, -1)
+            if kernel == "groups":
+                context, saved = attend(qkv, packing, **fixed)
+            else:
+                saved = [compute(kernel, *qkv.unbind(1), packing.to_all(), **fixed)]
+                context = saved[0].out
         context = context.flatten(1)
         first, kept_first = _add_dropped(x, F.linear(context, w.out, w.out_bias), dropouts[1])
         y, *moments_first = _norm(first, layer.norms[0])
@@ -129,7 +170,8 @@ class _Layer(torch.autograd.Function):
                 *chain.from_iterable(saved),
             )
             ctx.layer, ctx.packing, ctx.w, ctx.dropouts = layer, packing, w, dropouts
-        return x.new_zeros(tokens, x.shape[1]).index_copy_(0, packing.starts, result) if layer.only_first else result
+            ctx.kernel, ctx.fixed = kernel, fixed
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -137,9 +179,7 @@ class _Layer(torch.autograd.Function):
         x16, context, first, kept_first, mean_first, scale_first = tensors[:6]
         y16, up, activated, second, kept_second, mean_second, scale_second = tensors[6:13]
         layer, packing, w, dropouts = ctx.layer, ctx.packing, ctx.w, ctx.dropouts
-        dtype = w.qkv.dtype
-        if layer.only_first:
-            grad = grad[packing.starts]
+        kernel, fixed, dtype = ctx.kernel, ctx.fixed, w.qkv.dtype
 
         d_second, *d_norm_second = _norm_backward(grad, second, mean_second, scale_second, layer.norms[1])
         d_down = _dropped_backward(d_second.to(dtype), kept_second, dropouts[2])
@@ -149,10 +189,15 @@ class _Layer(torch.autograd.Function):
         d_first, *d_norm_first = _norm_backward(d_y, first, mean_first, scale_first, layer.norms[0])
         d_out = _dropped_backward(d_first.to(dtype), kept_first, dropouts[1])
         d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
-        saved = restore(tensors[13:])
         if layer.only_first:
             h = len(w.out)
-            d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), dropout=dropouts[0])
+            if kernel == "groups":
+                saved = restore(tensors[13:])
+                d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), **fixed)
+            else:
+                d_q, *parts = compute_backward(kernel, d_context, Computed(*tensors[13:]), packing.to_firsts(), **fixed)
+                d_kv = torch.stack(parts, dim=1)
+                d_kv[packing.tokens :] = 0  # what follows the texts in the row, which nobody reads
             d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
             d_x = torch.mm(d_kv, w.qkv[h:]).float()
             d_x.index_add_(0, packing.starts, d_first + torch.mm(d_q, w.qkv[:h]))
@@ -161,36 +206,51 @@ class _Layer(torch.autograd.Function):
                 gradient.chunk(2) for gradient in _linear_gradients(d_kv, x16)
             )
         else:
-            d_qkv = attend_backward(d_context, saved, packing, dropout=dropouts[0]).flatten(1)
+            if kernel == "groups":
+                d_qkv = attend_backward(d_context, restore(tensors[13:]), packing, **fixed).flatten(1)
+            else:
+                parts = compute_backward(kernel, d_context, Computed(*tensors[13:]), packing.to_all(), **fixed)
+                d_qkv = torch.stack(parts, dim=1).flatten(1)
             d_x = d_first + torch.mm(d_qkv, w.qkv)
             (d_query, d_key, d_value), (d_query_bias, d_key_bias, d_value_bias) = (
                 gradient.chunk(3) for gradient in _linear_gradients(d_qkv, x16)
             )
+        if kernel == "groups":
+            d_query, d_query_bias = d_query * layer.scale, d_query_bias * layer.scale
         gradients = (
-            *(d_query * layer.scale, d_query_bias * layer.scale, d_key, d_key_bias, d_value, d_value_bias),
+            *(d_query, d_query_bias, d_key, d_key_bias, d_value, d_value_bias),
             *_linear_gradients(d_out, context),
             *_linear_gradients(d_up, y16),
             *_linear_gradients(d_down, activated),
             *d_norm_first,
             *d_norm_second,
         )
-        return (d_x, None, None, None, None, *gradients)
+        return (d_x, None, None, None, None, None, *gradients)
 
 
 def _add_dropped(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
     """x + dropout(change), and which values were kept."""
     if dropout == 0:
         return x + change, None
+    if kernels_of(x.device) != "cpu":
+        dropped, kept = torch.native_dropout(change, dropout, True)
+        return x + dropped, kept
     kept = draw_kept(change.shape, dropout)
     return torch.add(x, drop(change, kept, out=change), alpha=kept_scale(dropout)), kept
 
 
 def _dropped_backward(grad: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    return grad if kept is None else drop(grad, kept).mul_(kept_scale(dropout))
+    if kept is None:
+        return grad
+    if kernels_of(grad.device) != "cpu":
+        return torch.ops.aten.native_dropout_backward(grad, kept, 1 / (1 - dropout))
+    return drop(grad, kept).mul_(kept_scale(dropout))
 
 
 def _linear_gradients(grad: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a matrix [out, in] and a bias [out], from [T, out] and [T, in]."""
+    if kernels_of(grad.device) != "cpu":
+        return torch.mm(grad.t(), inputs).float(), grad.sum(0, dtype=torch.float32)
     return torch.mm(grad.t(), inputs).float(), grad.sum(0).float()
 
 
@@ -206,11 +266,11 @@ def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor, norm: n
 
 
 def use_packed_layers(model: Any) -> None:
-    """Let `PackedLayer` compute every encoder layer of a model on a CPU whose layers are BERT's.
+    """Let `PackedLayer` compute every encoder layer of a model whose layers are BERT's, on a CPU or an NVIDIA GPU.
 
     Of the last one the states of first tokens are computed only: `TextPooling` hands no others on.
     """
-    if model.device.type == "cpu":
+    if model.device.type == "cpu" or compute_capability(model.device) is not None:
         for layer in (layers := berts_layers(model)):
             layer.forward = PackedLayer(layer, only_first=layer is layers[-1])
 

@@ -63,9 +63,11 @@ class TextPooling:
         return output
 
     def _states(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """[1, T, hidden] -> [B, 1, hidden]."""
+        """[1, T, hidden] -> [B, 1, hidden]; or from [1, B, hidden], where the last layer has computed nothing else."""
         if not self._takes_mean:
-            return hidden[0, packing.starts, None]
+            if hidden.shape[1] == len(packing.each):
+                return hidden[0][:, None]
+            return hidden[0].index_select(0, packing.starts)[:, None]
         tokens = hidden[0, : packing.tokens]
         sums = tokens.new_zeros(len(packing.starts), tokens.shape[1]).index_add_(0, packing.text, tokens)
         return (sums / packing.lengths[:, None])[:, None]

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import psutil
@@ -65,6 +66,22 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def kernels_of(device: torch.device) -> str:
+    """Return whose kernels compute on a device: its type, and `cuda` for the meta device, on which a GPU's steps are
+    counted without one."""
+    return "cuda" if device.type == "meta" else device.type
+
+
+@cache
+def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """Return NVIDIA's compute capability, an Ampere's for the meta device; None for every other device."""
+    if device.type == "meta":
+        return (8, 0)
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
 
 
 def send(host: torch.Tensor, device: torch.device) -> torch.Tensor:
