@@ -1,10 +1,10 @@
 """How many operations does a GPU get from an optimizer step, and does the step ever wait for it? Without a GPU.
 
-    python benchmarks/device_work.py [--device meta|cuda] [--shapes bert-base minilm ...] [--precision bf16] [--dropout 0.1]
+    python benchmarks/device_work.py [--shapes bert-base minilm ...] [--dropout 0.1] [--most 20]
 
 Runs whole steps on tensors that have a shape and no values: on the meta device with any build of torch, or, with a CUDA
 build of torch, on fake CUDA tensors (FakeTensorMode), which know autocast and the device's own kernels and need no GPU
-either. A dispatch mode sees every operation: it counts those that start work on a device, and raises `Wait` at those
+either. A dispatch mode sees every operation: it counts those that start work on a device, and raises `WaitError` at those
 that must read a value from it, for which the processor would wait.
 """
 
@@ -78,12 +78,12 @@ DROPOUTS = (
 )
 
 
-class Wait(Exception):
+class WaitError(Exception):
     """A step would wait for its device."""
 
 
 class DeviceWork(TorchDispatchMode):
-    """Counts the operations that start work on a device, and raises `Wait` at those that read a value from it."""
+    """Counts the operations that start work on a device, and raises `WaitError` at those that read a value from it."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -101,14 +101,19 @@ class DeviceWork(TorchDispatchMode):
         if there and self._waits(packet, args, named):
             self.waits[packet] += 1
             if self.raises:
-                raise Wait(f"{function} waits for the device")
-        if packet == "_efficient_attention_backward" and self.device == "meta":
-            result: Any = _efficient_backward(*args, **named)  # torch's own, in 2.13, lacks the argument `out`
+                raise WaitError(f"{function} waits for the device")
+        if packet == "_efficient_attention_backward":
+            result: Any = _efficient_backward(*args, **named)  # torch 2.13's, without values, lacks the argument `out`
         else:
             result = function(*args, **named)
         made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
         is_view = any(a.alias_info is not None and not a.alias_info.is_write for a in function._schema.returns)
-        if not is_view and packet not in FREE and (there or any(x.device.type == self.device for x in made)):
+        if (
+            function.namespace != "prim"
+            and not is_view
+            and packet not in FREE
+            and (there or any(x.device.type == self.device for x in made))
+        ):
             self.counts[packet] += 1
         return result
 
@@ -129,15 +134,27 @@ def _efficient_backward(_: Any, query: Any, key: Any, value: Any, *__: Any, **__
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), query.new_empty(())
 
 
-def make_encoder(shape: str, *, device: torch.device, dropout: float, packed: bool) -> Encoder:
-    """Make an encoder of a shape on a device, with weights that are nothing but shapes."""
+def make_encoder(
+    shape: str, *, device: torch.device, dropout: float, packed: bool, layers: int | None = None
+) -> Encoder:
+    """Make an encoder of a shape on a device, with weights that are nothing but shapes; `layers`: fewer than it has."""
     make_config, arguments = SHAPES[shape]
     config = make_config(**arguments, num_labels=1, problem_type="regression")
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if hasattr(config, "layer_types"):
+            config.layer_types = config.layer_types[:layers]
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, dropout)
-    with device:
+    with torch.device("meta"):
         model = transformers.AutoModelForSequenceClassification.from_config(config)
+    for module in model.modules():  # what `to_empty` does, which cannot make fake tensors of others
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+                    tensors[name] = torch.nn.Parameter(made) if tensors is module._parameters else made
     compute_head_in_float32(model)
     pooling = None
     if packed:
@@ -204,13 +221,14 @@ def count_step(
     dropout: float = 0.1,
     packed: bool = True,
     lengths: Sequence[Sequence[int]] = ((25, 24, 20, 9), (8, 7, 3)),
+    layers: int | None = None,
     raises: bool = True,
 ) -> tuple[list[Counter[str]], Counter[str]]:
     """Return the operations of the second optimizer step for one and for two micro-batches, and what would wait."""
     where = torch.device(device)
     found, waits = [], Counter[str]()
     for micro_batches in (lengths[:1], lengths):
-        encoder = make_encoder(shape, device=where, dropout=dropout, packed=packed)
+        encoder = make_encoder(shape, device=where, dropout=dropout, packed=packed, layers=layers)
         settings = ResolvedOptimizer(learning_rate=1e-5, epochs=1)
         # The fused step is for real devices only.
         optimizer = (

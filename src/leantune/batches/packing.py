@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from leantune.system.device import send
@@ -106,15 +108,19 @@ def make_packing(lengths: list[int], device: torch.device, *, row: int | None = 
 
     `row`: tokens of the whole row, T, with those that belong to no text; None where there are none.
     """
-    count = torch.tensor(lengths)
-    ends = count.cumsum(0)
+    count = np.array(lengths)
+    ends = count.cumsum()
     rest = 0 if row is None else row - int(ends[-1])
-    bounds = torch.tensor([0, *ends.tolist(), *([row] if rest else [])], dtype=torch.int32)
+    bounds = np.array([0, *ends, *([row] if rest else [])], dtype=np.int32)
+
+    def sent(numbers: NDArray[np.integer[Any]]) -> Tensor:
+        return send(torch.from_numpy(numbers), device)
+
     return Packing(
-        starts=send(ends - count, device),
-        lengths=send(count, device),
-        text=send(torch.repeat_interleave(torch.arange(len(lengths)), count), device),
-        bounds=send(bounds, device),
+        starts=sent(ends - count),
+        lengths=sent(count),
+        text=sent(np.repeat(np.arange(len(lengths)), count)),
+        bounds=sent(bounds),
         longest=max(*lengths, rest),
         each=tuple(lengths),
     )

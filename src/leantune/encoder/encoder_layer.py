@@ -11,7 +11,7 @@ and the norms stay in float32, and everything in between is done once (docs/desi
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -123,6 +123,62 @@ def _cast_at_once(linears: tuple[nn.Linear, ...], dtype: torch.dtype) -> _Weight
     return _Weights(qkv, qkv_bias, *others)
 
 
+class _Attention(NamedTuple):
+    """The layer's attention, forward and backward: in groups on a CPU, by a kernel for packed rows on a GPU."""
+
+    kernel: Kernel
+    packing: Packing
+    scale: float
+    dropout: float
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the query comes with the scale of the scores."""
+        return self.kernel == "groups"
+
+    def of_all(self, qkv: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """[T, 3, H, D] -> [T, H, D], and what goes back needs."""
+        if self.kernel == "groups":
+            context, saved = attend(qkv, self.packing, dropout=self.dropout)
+            return context, [*chain.from_iterable(saved)]
+        query, key, value = qkv.unbind(1)
+        bounds = self.packing.to_all()
+        computed = compute(self.kernel, query, key, value, bounds, scale=self.scale, dropout=self.dropout)
+        return computed.out, [*computed]
+
+    def of_all_backward(self, grad: Tensor, saved: Sequence[Any]) -> Tensor:
+        """[T, H, D] -> [T, 3, H, D]."""
+        if self.kernel == "groups":
+            return attend_backward(grad, restore(saved), self.packing, dropout=self.dropout)
+        return torch.stack(
+            compute_backward(
+                self.kernel, grad, Computed(*saved), self.packing.to_all(), scale=self.scale, dropout=self.dropout
+            ),
+            dim=1,
+        )
+
+    def of_firsts(self, query: Tensor, key_value: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """[B, H, D], [T, 2, H, D] -> [B, H, D], and what goes back needs."""
+        if self.kernel == "groups":
+            context, saved = attend_first(query, key_value, self.packing, dropout=self.dropout)
+            return context, [*chain.from_iterable(saved)]
+        key, value = key_value.unbind(1)
+        bounds = self.packing.to_firsts()
+        computed = compute(self.kernel, query, key, value, bounds, scale=self.scale, dropout=self.dropout)
+        return computed.out, [*computed]
+
+    def of_firsts_backward(self, grad: Tensor, saved: Sequence[Any], tokens: int) -> tuple[Tensor, Tensor]:
+        """[B, H, D] -> [B, H, D], [T, 2, H, D]."""
+        if self.kernel == "groups":
+            return attend_first_backward(grad, restore(saved), self.packing, tokens=tokens, dropout=self.dropout)
+        d_query, *others = compute_backward(
+            self.kernel, grad, Computed(*saved), self.packing.to_firsts(), scale=self.scale, dropout=self.dropout
+        )
+        d_key_value = torch.stack(others, dim=1)
+        d_key_value[self.packing.tokens :] = 0  # what follows the texts in the row, which nobody reads
+        return d_query, d_key_value
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd's functions take their arguments in order
@@ -136,25 +192,17 @@ class _Layer(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         dtype, tokens = w.qkv.dtype, len(x)
-        fixed = {"dropout": dropouts[0]} if kernel == "groups" else {"dropout": dropouts[0], "scale": layer.scale}
+        attention = _Attention(kernel, packing, layer.scale, dropouts[0])
         x16 = x.to(dtype)
         if layer.only_first:
             h = len(w.out)
             x = x[packing.starts]
             query = F.linear(x.to(dtype), w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
             key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
-            if kernel == "groups":
-                context, saved = attend_first(query, key_value, packing, **fixed)
-            else:
-                saved = [compute(kernel, query, *key_value.unbind(1), packing.to_firsts(), **fixed)]
-                context = saved[0].out
+            context, saved = attention.of_firsts(query, key_value)
         else:
             qkv = F.linear(x16, w.qkv, w.qkv_bias).view(tokens, 3, layer.heads, -1)
-            if kernel == "groups":
-                context, saved = attend(qkv, packing, **fixed)
-            else:
-                saved = [compute(kernel, *qkv.unbind(1), packing.to_all(), **fixed)]
-                context = saved[0].out
+            context, saved = attention.of_all(qkv)
         context = context.flatten(1)
         first, kept_first = _add_dropped(x, F.linear(context, w.out, w.out_bias), dropouts[1])
         y, *moments_first = _norm(first, layer.norms[0])
@@ -167,10 +215,9 @@ class _Layer(torch.autograd.Function):
             ctx.save_for_backward(
                 *(x16, context, first, kept_first, *moments_first),
                 *(y16, up, activated, second, kept_second, *moments_second),
-                *chain.from_iterable(saved),
+                *saved,
             )
-            ctx.layer, ctx.packing, ctx.w, ctx.dropouts = layer, packing, w, dropouts
-            ctx.kernel, ctx.fixed = kernel, fixed
+            ctx.layer, ctx.attention, ctx.w, ctx.dropouts = layer, attention, w, dropouts
         return result
 
     @staticmethod
@@ -178,8 +225,8 @@ class _Layer(torch.autograd.Function):
         tensors = ctx.saved_tensors  # taken once: where activations are computed again, a second time would be refused
         x16, context, first, kept_first, mean_first, scale_first = tensors[:6]
         y16, up, activated, second, kept_second, mean_second, scale_second = tensors[6:13]
-        layer, packing, w, dropouts = ctx.layer, ctx.packing, ctx.w, ctx.dropouts
-        kernel, fixed, dtype = ctx.kernel, ctx.fixed, w.qkv.dtype
+        layer, attention, w, dropouts = ctx.layer, ctx.attention, ctx.w, ctx.dropouts
+        packing, dtype = attention.packing, w.qkv.dtype
 
         d_second, *d_norm_second = _norm_backward(grad, second, mean_second, scale_second, layer.norms[1])
         d_down = _dropped_backward(d_second.to(dtype), kept_second, dropouts[2])
@@ -191,13 +238,7 @@ class _Layer(torch.autograd.Function):
         d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
         if layer.only_first:
             h = len(w.out)
-            if kernel == "groups":
-                saved = restore(tensors[13:])
-                d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), **fixed)
-            else:
-                d_q, *parts = compute_backward(kernel, d_context, Computed(*tensors[13:]), packing.to_firsts(), **fixed)
-                d_kv = torch.stack(parts, dim=1)
-                d_kv[packing.tokens :] = 0  # what follows the texts in the row, which nobody reads
+            d_q, d_kv = attention.of_firsts_backward(d_context, tensors[13:], len(x16))
             d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
             d_x = torch.mm(d_kv, w.qkv[h:]).float()
             d_x.index_add_(0, packing.starts, d_first + torch.mm(d_q, w.qkv[:h]))
@@ -206,16 +247,12 @@ class _Layer(torch.autograd.Function):
                 gradient.chunk(2) for gradient in _linear_gradients(d_kv, x16)
             )
         else:
-            if kernel == "groups":
-                d_qkv = attend_backward(d_context, restore(tensors[13:]), packing, **fixed).flatten(1)
-            else:
-                parts = compute_backward(kernel, d_context, Computed(*tensors[13:]), packing.to_all(), **fixed)
-                d_qkv = torch.stack(parts, dim=1).flatten(1)
+            d_qkv = attention.of_all_backward(d_context, tensors[13:]).flatten(1)
             d_x = d_first + torch.mm(d_qkv, w.qkv)
             (d_query, d_key, d_value), (d_query_bias, d_key_bias, d_value_bias) = (
                 gradient.chunk(3) for gradient in _linear_gradients(d_qkv, x16)
             )
-        if kernel == "groups":
+        if attention.is_scaled:
             d_query, d_query_bias = d_query * layer.scale, d_query_bias * layer.scale
         gradients = (
             *(d_query, d_query_bias, d_key, d_key_bias, d_value, d_value_bias),
@@ -243,7 +280,8 @@ def _dropped_backward(grad: Tensor, kept: Tensor | None, dropout: float) -> Tens
     if kept is None:
         return grad
     if kernels_of(grad.device) != "cpu":
-        return torch.ops.aten.native_dropout_backward(grad, kept, 1 / (1 - dropout))
+        dropped: Tensor = torch.ops.aten.native_dropout_backward(grad, kept, 1 / (1 - dropout))
+        return dropped
     return drop(grad, kept).mul_(kept_scale(dropout))
 
 

@@ -102,12 +102,13 @@ def kernel_error(kernel: Kernel, facts: Facts, device: torch.device) -> float:
     shape = (sum(PROVEN_LENGTHS), 2, facts.head_width)
     drawn = [torch.randn(shape, generator=own).to(facts.dtype).to(device) for _ in range(4)]
     packing, window = make_packing(list(PROVEN_LENGTHS), device), PROVEN_WINDOW if facts.window else None
-    found, expected = [], []
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
     with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         for exact, results in ((False, found), (True, expected)):
             inputs = [x.double() if exact else x.clone() for x in drawn]
             query, key, value = (x.requires_grad_() for x in inputs[:3])
-            scale = facts.head_width**-0.5
+            scale: float = facts.head_width**-0.5
             if exact:
                 out = _formula(query, key, value, window=window, scale=scale)
             else:

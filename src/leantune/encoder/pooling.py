@@ -65,7 +65,7 @@ class TextPooling:
     def _states(self, hidden: Tensor, packing: Packing) -> Tensor:
         """[1, T, hidden] -> [B, 1, hidden]; or from [1, B, hidden], where the last layer has computed nothing else."""
         if not self._takes_mean:
-            if hidden.shape[1] == len(packing.each):
+            if hidden.shape[1] == len(packing.starts):
                 return hidden[0][:, None]
             return hidden[0].index_select(0, packing.starts)[:, None]
         tokens = hidden[0, : packing.tokens]
