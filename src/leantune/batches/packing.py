@@ -130,16 +130,15 @@ def _make_group(first: int, lengths: tuple[int, ...], device: torch.device) -> G
     width = -(-max(lengths) // WIDTHS) * WIDTHS
     if min(lengths) == width:
         return Group(first=first, lengths=lengths, width=width, gather=None, scatter=None, padded=None)
-    count = torch.tensor(lengths)
-    column = torch.arange(width)
+    count, column = np.array(lengths), np.arange(width)
     there = column < count[:, None]  # [N, L]
-    begin = first + count.cumsum(0) - count
-    gather = begin[:, None] + torch.where(there, column, 0)
+    begin = first + count.cumsum() - count
+    gather = begin[:, None] + np.where(there, column, 0)
     return Group(
         first=first,
         lengths=lengths,
         width=width,
-        gather=send(gather.flatten(), device),
-        scatter=send(there.flatten().nonzero().flatten(), device),
-        padded=send(~there[:, None, None, :], device),
+        gather=send(torch.from_numpy(gather.ravel()), device),
+        scatter=send(torch.from_numpy(np.flatnonzero(there)), device),
+        padded=send(torch.from_numpy(~there[:, None, None, :]), device),
     )
