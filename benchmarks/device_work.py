@@ -4,8 +4,8 @@
 
 Runs whole steps on tensors that have a shape and no values: on the meta device with any build of torch, or, with a CUDA
 build of torch, on fake CUDA tensors (FakeTensorMode), which know autocast and the device's own kernels and need no GPU
-either. A dispatch mode sees every operation: it counts those that start work on a device, and raises `WaitError` at those
-that must read a value from it, for which the processor would wait.
+either. A dispatch mode sees every operation: it counts those that start work on a device, and raises `WaitError` at
+those that must read a value from it, for which the processor would wait.
 """
 
 import argparse
