@@ -19,8 +19,8 @@ from leantune.encoder import packed_kernels
 from leantune.system import device as devices
 
 CARDS = {"T4": (7, 5), "A100": (8, 0)}
-# DeBERTa's stock attention makes constants for which torch asks the driver. PyTorch's attention with a mask does, too: a
-# local window that is computed in groups cannot be run here.
+# DeBERTa's stock attention makes constants for which torch asks the driver. PyTorch's attention with a mask does, too:
+# a local window that is computed in groups cannot be run here.
 DEFAULT = ["minilm", "bert-base", "distilbert", "modernbert-base", "mpnet-base"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 KERNELS = {

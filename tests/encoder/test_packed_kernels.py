@@ -75,19 +75,21 @@ def test_a_kernel_that_computes_the_formula_is_proven(
 
 @pytest.mark.parametrize("bug", ["a text more", "scale", "no window", "wider window", "error"])
 def test_a_kernel_that_computes_something_else_is_not(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(kernel: Any, query: Any, key: Any, value: Any, packing: Any, *, scale: float, window: int) -> Any:
+    def wrong(
+        kernel: Any, query: Any, key: Any, value: Any, packing: Any, *, scale: float, window: int | None, **_: Any
+    ) -> Any:
         if bug == "error":
             raise RuntimeError("no kernel image is available")
         if bug == "a text more":
             monkeypatch.setattr(packed_kernels, "PROVEN_LENGTHS", (220, 9, 1))
         scale *= 1.2 if bug == "scale" else 1
-        window = {"no window": None, "wider window": window + 1}.get(bug, window)
+        window = {"no window": None, "wider window": (window or 0) + 1}.get(bug, window)
         try:
             return packed_kernels._formula(query, key, value, window=window, scale=scale)
         finally:
             monkeypatch.setattr(packed_kernels, "PROVEN_LENGTHS", (150, 70, 9, 1))
 
-    monkeypatch.setattr(packed_kernels, "attend_packed", lambda *a, dropout, **named: wrong(*a, **named))
+    monkeypatch.setattr(packed_kernels, "attend_packed", wrong)
     assert not proves.__wrapped__("flash", replace(A100, window=True), CPU)
 
 
