@@ -119,7 +119,7 @@ def _cast_at_once(linears: tuple[nn.Linear, ...], dtype: torch.dtype) -> _Weight
     others = [torch.empty_like(p, dtype=dtype) for linear in rest for p in (linear.weight, linear.bias)]
     sources = [linear.weight for linear in linears[:3]] + [linear.bias for linear in linears[:3]]
     sources += [p for linear in rest for p in (linear.weight, linear.bias)]
-    torch._foreach_copy_([*qkv.split(h), *qkv_bias.split(h), *others], sources)
+    torch._foreach_copy_([*qkv.chunk(3), *qkv_bias.chunk(3), *others], sources)
     return _Weights(qkv, qkv_bias, *others)
 
 

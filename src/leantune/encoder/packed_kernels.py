@@ -144,7 +144,8 @@ def attend_packed(
     """Attend within each text, [T, H, D] three times -> [T, H, D]; autograd knows how to go back."""
     bounds = packing.to_all()
     if kernel == "varlen":
-        out: Tensor = varlen_attn(query, key, value, *bounds, scale=scale)
+        out = varlen_attn(query, key, value, *bounds, scale=scale)
+        assert isinstance(out, Tensor)  # a pair only where more is asked for
         return out
     return compute(kernel, query, key, value, bounds, scale=scale, dropout=dropout, window=window).out
 
