@@ -1,6 +1,7 @@
 """What only a GPU can show: packed rows keep their laws in its kernels and number formats, and never wait for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from leantune.batches.packing import make_packing
 from leantune.encoder.attention import packed_attention
 from leantune.encoder.loading import load_encoder
 from leantune.encoder.model import Encoder, ModelSettings
+from leantune.encoder.packed_kernels import TOLERANCES, Facts, choose_kernel, kernel_error
+from leantune.system.device import compute_capability
 from leantune.training.precision import Precision, PrecisionName, supported_precisions
 from leantune.training.step import accumulate_gradients, optimizer_step
 from leantune.training.task import Task
@@ -135,7 +138,26 @@ def test_dropped_attention_weights_change_nothing_on_average(dtype: torch.dtype)
     assert float(far.float().mean()) < 1e-3
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("window", [False, True], ids=["all", "window"])
+@pytest.mark.parametrize("head_width", [8, 32, 64, 128, 256])
+@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=["fp32", "fp16", "bf16"])
+def test_the_chosen_kernel_computes_the_formula(dtype: torch.dtype, head_width: int, window: bool) -> None:
+    facts = Facts(
+        device="cuda",
+        capability=compute_capability(DEVICE),
+        dtype=dtype,
+        head_width=head_width,
+        dropout=False,
+        window=window,
+    )
+    kernels = {choose_kernel(facts), choose_kernel(replace(facts, dropout=True))} - {"groups"}
+    if not kernels:
+        pytest.skip("this device computes it in groups")
+    for kernel in kernels:
+        assert kernel_error(kernel, facts, DEVICE) <= TOLERANCES[dtype], kernel
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_packed_steps_never_wait_for_the_device(
     tiny_encoder_dir: Callable[[str], Path], precision: PrecisionName
 ) -> None:

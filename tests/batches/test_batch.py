@@ -128,11 +128,10 @@ def test_changing_one_packed_row_does_not_move_another_rows_output(
     assert abs(float(after[5] - before[5])) > 1e-6
 
 
-def leak_over_a_boundary(lengths: list[int], device: torch.device) -> Any:
+def leak_over_a_boundary(lengths: list[int], device: torch.device, *, row: int) -> Any:
     """Two texts taken for one, in the attention only."""
-    right = make_packing(lengths, device)
-    wrong = make_packing([lengths[0] + lengths[1], *lengths[2:]], device)
-    return dataclasses.replace(right, groups=wrong.groups)
+    right = make_packing(lengths, device, row=row)
+    return dataclasses.replace(right, each=(lengths[0] + lengths[1], *lengths[2:]))
 
 
 @pytest.mark.parametrize("name", NAMES)

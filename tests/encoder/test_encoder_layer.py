@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from leantune.batches.batch import make_batch
 from leantune.encoder import attention
 from leantune.encoder.encoder_layer import PackedLayer, count_unread_flops
 from leantune.encoder.layer_parts import encoder_layers
+from leantune.encoder.packed_kernels import Computed
 from leantune.training.optim import make_optimizer
 from leantune.training.precision import Precision
 from small_runs import CPU, FP32, load_tiny, make_rows, optimizer_settings
@@ -86,6 +88,65 @@ def test_the_last_layer_computes_what_is_read_and_nothing_else(
     assert length == width  # filled up like its attention
     assert all_flops - flops == count_unread_flops(encoder.model, np.array([float(length)]))[0]
     assert all_flops > flops > 0.5 * all_flops
+
+
+def segments(bounds: Any, rows: int) -> Any:
+    """Queries and keys of each text, as slices."""
+    queries, keys = bounds.queries.tolist(), bounds.keys.tolist()
+    assert queries[-1] <= rows
+    assert bounds.most_queries == max(b - a for a, b in pairwise(queries))
+    assert bounds.most_keys == max(b - a for a, b in pairwise(keys))
+    yield from zip((slice(*p) for p in pairwise(queries)), (slice(*p) for p in pairwise(keys)), strict=True)
+
+
+def compute_plainly(_: Any, query: Any, key: Any, value: Any, bounds: Any, *, scale: float, dropout: float) -> Computed:
+    """What a GPU's kernel computes; what no bounds enclose stays as the memory was: NaN here."""
+    assert dropout == 0
+    out = torch.full_like(query, torch.nan)
+    for own, seen in segments(bounds, len(query)):
+        q, k, v = (x.transpose(0, 1) for x in (query[own], key[seen], value[seen]))
+        out[own] = ((q @ k.mT * scale).softmax(-1) @ v).transpose(0, 1)
+    return Computed(query, key, value, out, *(torch.empty(0) for _ in range(3)))
+
+
+def compute_plainly_backward(_: Any, grad: Any, saved: Computed, bounds: Any, *, scale: float, dropout: float) -> Any:
+    gradients = [torch.full_like(x, torch.nan) for x in saved[:3]]
+    for own, seen in segments(bounds, len(grad)):
+        with torch.enable_grad():
+            parts = [x[part].detach().requires_grad_() for x, part in zip(saved, (own, seen, seen), strict=False)]
+            q, k, v = (x.transpose(0, 1) for x in parts)
+            out = ((q @ k.mT * scale).softmax(-1) @ v).transpose(0, 1)
+        found = torch.autograd.grad(out, parts, grad[own])
+        for result, part, values in zip(gradients, (own, seen, seen), found, strict=True):
+            result[part] = values
+    return tuple(gradients)
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16])
+@pytest.mark.parametrize("name", BERTS)
+def test_the_way_of_a_gpu_gives_the_gradients_of_the_stock_layers(
+    tiny_encoder_dir: Callable[[str], Path], name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that surrounds a GPU's kernel, with the kernel's formula in its place."""
+    folder = tiny_encoder_dir(name)
+    rows = make_rows(folder, texts=TEXTS)
+    gpus, stock = load_both(folder, monkeypatch)
+    exact = gradient_of(stock, rows, PARTS, "none")
+    expected = gradient_of(stock, rows, PARTS, "none", precision)
+    layer = "leantune.encoder.encoder_layer."
+    dtype = precision.matrix_dtype
+    for fact, value in [
+        ("kernels_of", lambda _: "cuda"),
+        ("kernel_of", lambda *_, **__: "flash"),
+        ("_matrix_dtype", lambda _: dtype),
+        ("compute", compute_plainly),
+        ("compute_backward", compute_plainly_backward),
+    ]:
+        monkeypatch.setattr(layer + fact, value)
+    for packed_layer in encoder_layers(gpus.model):
+        packed_layer.forward._cast = None  # made on the way of a CPU
+    found = gradient_of(gpus, rows, PARTS, "none", precision)
+    assert (found - exact).norm() < max(1.5 * (expected - exact).norm(), 1e-6 * exact.norm())
 
 
 def test_the_stock_layer_is_gone_only_where_it_is_berts(tiny_encoder_dir: Callable[[str], Path]) -> None:

@@ -5,8 +5,9 @@
 `T` tokens of all texts, `H` heads, `D` head width; in a group `N` texts of at most `L` tokens.
 
 On a CPU the products, the softmax and the dropout are our own, forward and backward: PyTorch's kernel falls back to its
-slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's
-scaled dot product attention.
+slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). On a GPU, packed_kernels.py
+has kernels that take the row as it is; where they do not compute what is asked for, it is PyTorch's scaled dot product
+attention in groups.
 
 The attention weights of short texts are kept for the backward pass. Those of long ones, whose number grows with the
 square of the length, are computed in blocks and not kept: the backward pass computes them again, as FlashAttention does
@@ -16,16 +17,19 @@ nothing either.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from leantune.batches.packing import Group, Packing
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
+from leantune.encoder.packed_kernels import attend_packed, kernel_of
 from leantune.encoder.relative import Positions, add_position_gradients, position_scores
 
 NAME = "leantune_packed"
@@ -60,6 +64,11 @@ def packed_attention(
     Returns [1, T, H, D].
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=sliding_window)
+    if kernel != "groups":
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        attended = attend_packed(kernel, q, k, v, packing, scale=scale, dropout=dropout, window=sliding_window)
+        return attended[None], None
     qkv = torch.stack([x[0].transpose(0, 1) for x in (query, key, value)], dim=1)
     # For a local window PyTorch's kernel takes a mask of L x L, and computes what lies outside of the window, too.
     long_window = sliding_window is not None and any(group.width > LONG for group in packing.groups)
@@ -71,7 +80,8 @@ def packed_attention(
         hidden = _hidden(group, sliding_window, query.device)
         mask = None if hidden is None else ~hidden
         q, k, v = _unpack(qkv, group)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        with _without_cudnn(query.device):
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         parts.append(_pack(attended[None], group)[:, 0])
     parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
     return torch.cat(parts)[None], None
@@ -91,19 +101,29 @@ def attend_with_bias(qkv: Tensor, packing: Packing, positions: Positions, *, dro
         if group.padded is not None:
             zero = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
             bias = zero.masked_fill(group.padded, -math.inf)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        if bias is not None:
+            bias = bias.contiguous()  # a GPU's kernel takes no view that begins at odd places
+        with _without_cudnn(q.device):
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
         parts.append(_pack(attended[None], group)[:, 0])
     parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
     return torch.cat(parts)
 
 
-def attend_first_by_torch(
+def attend_first_packed(
     query: Tensor, key_value: Tensor, packing: Packing, *, scale: float, dropout: float, window: int | None
 ) -> Tensor:
     """Compute what `packed_attention` does for the first token of each text only; differentiable.
 
     `query` [B, H, D]; `key_value` [T, 2, H, D]. Returns [B, H, D].
     """
+    window = None if window is None or max(packing.each) <= window else window
+    kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=window)
+    if kernel != "groups" and window is None:  # a kernel's window ends where the last key meets the last query
+        # What follows the texts is left out: those bounds do not enclose it, so its gradient would be anything.
+        key, value = key_value[: packing.tokens].unbind(1)
+        drawn: dict[str, Any] = {"scale": scale, "dropout": dropout, "window": None}
+        return attend_packed(kernel, query, key, value, packing, **drawn, only_first=True)
     parts, text = [], 0
     for group in packing.groups:
         texts = slice(text, text + len(group.lengths))
@@ -113,10 +133,22 @@ def attend_first_by_torch(
             near = torch.arange(group.width, device=query.device) < window
             there = near.expand(1, 1, 1, -1) if there is None else there & near
         first = query[texts, :, None]
-        attended = F.scaled_dot_product_attention(first, key, value, attn_mask=there, dropout_p=dropout, scale=scale)
+        with _without_cudnn(query.device):
+            attended = F.scaled_dot_product_attention(
+                first, key, value, attn_mask=there, dropout_p=dropout, scale=scale
+            )
         parts.append(attended[:, :, 0])
         text = texts.stop
     return torch.cat(parts)
+
+
+def _without_cudnn(device: torch.device) -> AbstractContextManager[None]:
+    """Keep a GPU from cuDNN's attention during a block: it makes a plan for each new shape."""
+    if device.type != "cuda":
+        return nullcontext()
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    chosen: AbstractContextManager[None] = sdpa_kernel(kernels)
+    return chosen
 
 
 AttentionInterface.register(NAME, packed_attention)

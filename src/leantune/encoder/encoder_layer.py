@@ -1,9 +1,12 @@
-"""An encoder layer of BERT's kind for packed rows on a CPU, forward and backward, as one autograd function.
+"""An encoder layer of BERT's kind for packed rows, forward and backward, as one autograd function.
 
     x [1, T, h]  ->  attention, dropout, + x, norm  ->  feed forward, dropout, + , norm  ->  [1, T, h]
 
 Of the last layer only the states of the texts' first tokens are read, so only these are computed: its keys and values
 are those of all tokens, everything else has B rows instead of T.
+
+Its attention is our own in groups of like lengths on a CPU, and one of packed_kernels.py on a GPU, where relative
+positions have no kernel: DeBERTa's and MPNet's layers are the stock ones there (relative_encoder.py).
 
 Layer by layer a CPU spends half a step on what is not a matrix product: casts between 16 and 32 bits, copies,
 autograd's own work on hundreds of small operations. Here the matrix products are those of autocast, the residual stream
@@ -11,7 +14,7 @@ and the norms stay in float32, and everything in between is done once (docs/desi
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -27,7 +30,9 @@ from leantune.batches.packing import Packing
 from leantune.encoder.attention import attend, attend_backward, attend_first, attend_first_backward, restore
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
 from leantune.encoder.layer_parts import LayerParts, encoder_layers, layer_parts
+from leantune.encoder.packed_kernels import Computed, Kernel, compute, compute_backward, kernel_of
 from leantune.encoder.relative import Distances, Positions, count_terms, positions_of
+from leantune.system.device import compute_capability, kernels_of
 
 NormGradients = tuple[Tensor, Tensor, Tensor]
 
@@ -59,7 +64,8 @@ class PackedLayer:
         """Whether nothing but the states of first tokens is read; those of all others are then 0."""
         self.heads = parts.heads
         self.scale = parts.scale
-        """What the query's weights are multiplied by, so that the scores need not be."""
+        """Of the scores. On a CPU the query's weights are multiplied by it, so that the scores need not be."""
+        self.width = parts.query.out_features // parts.heads
         self.norms = parts.norms
         self.gelu = parts.gelu
         # Weak, since the layer holds this object: in a cycle, a fold's weights would stay while the next fold trains.
@@ -86,37 +92,135 @@ class PackedLayer:
         layer = self._layer()
         if packing is None:
             return type(layer).forward(layer, hidden_states, *arguments, **others)
-        what = (packing, distances, self.only_first if only_first is None else only_first)
+        device = hidden_states.device
+        kernel = kernel_of(device, _matrix_dtype(device), self.width, dropout=self._drawn()[0])
+        if kernel == "groups" and kernels_of(device) != "cpu":
+            return type(layer).forward(layer, hidden_states, *arguments, packing=packing, **others)
+        what = (packing, kernel, distances, self.only_first if only_first is None else only_first)
         if layer.training and getattr(layer, "gradient_checkpointing", False):
             return layer._gradient_checkpointing_func(self._compute, hidden_states, *what)
         return self._compute(hidden_states, *what)
 
     def _compute(
-        self, hidden_states: Tensor, packing: Packing, distances: Distances | None, only_first: bool
+        self, hidden_states: Tensor, packing: Packing, kernel: Kernel, distances: Distances | None, only_first: bool
     ) -> Tensor:
-        training: bool = self._layer().training
-        dropouts = [dropout.p if training and dropout is not None else 0.0 for dropout in self._dropouts]
         positions = NOWHERE
         if distances is not None:
             positions = positions_of(self._attention(), distances, heads=self.heads, scale=self.scale)
-        fixed = (self, packing, self._weights(), dropouts, only_first)
+        weights = self._weights(_matrix_dtype(hidden_states.device))
+        fixed = (self, packing, kernel, weights, self._drawn(), only_first)
         computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *positions, *self._parameters)  # type: ignore[no-untyped-call]
         return computed[None]
 
-    def _weights(self) -> _Weights:
-        """Return the weights in the type that autocast computes in, cast anew only after they have changed."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    def _drawn(self) -> list[float]:
+        """Return the shares that are dropped now, in the order of the layer's dropouts."""
+        training: bool = self._layer().training
+        return [dropout.p if training and dropout is not None else 0.0 for dropout in self._dropouts]
+
+    def _weights(self, dtype: torch.dtype) -> _Weights:
+        """Return the weights in the type that is computed in, cast anew only after they have changed."""
         of = (dtype, *((p.data_ptr(), p._version) for p in self._parameters))
         if self._cast is None or of != self._cast_of:
-            query, key, value, *rest = self._linears
+            on_cpu = kernels_of(self._parameters[0].device) == "cpu"
             with torch.no_grad():
-                self._cast = _Weights(
-                    torch.cat((query.weight * self.scale, key.weight, value.weight)).to(dtype),
-                    torch.cat((query.bias * self.scale, key.bias, value.bias)).to(dtype),
-                    *(p.to(dtype) for linear in rest for p in (linear.weight, linear.bias)),
-                )
+                self._cast = _cast_scaled(self._linears, dtype, self.scale) if on_cpu else _cast(self._linears, dtype)
             self._cast_of = of
         return self._cast
+
+
+def _matrix_dtype(device: torch.device) -> torch.dtype:
+    """Return the type that autocast computes in, float32 without it."""
+    kind = kernels_of(device)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
+def _cast_scaled(linears: tuple[nn.Linear, ...], dtype: torch.dtype, scale: float) -> _Weights:
+    """Cast the weights of a layer, those of the query multiplied by the scale of the scores before."""
+    query, key, value, *rest = linears
+    return _Weights(
+        torch.cat((query.weight * scale, key.weight, value.weight)).to(dtype),
+        torch.cat((query.bias * scale, key.bias, value.bias)).to(dtype),
+        *(p.to(dtype) for linear in rest for p in (linear.weight, linear.bias)),
+    )
+
+
+def _cast(linears: tuple[nn.Linear, ...], dtype: torch.dtype) -> _Weights:
+    """Cast all weights of a layer in one operation: on a GPU, starting one costs more than these casts."""
+    query, _, _, *rest = linears
+    h = query.out_features
+    qkv = query.weight.new_empty(3 * h, query.in_features, dtype=dtype)
+    qkv_bias = query.bias.new_empty(3 * h, dtype=dtype)
+    others = [torch.empty_like(p, dtype=dtype) for linear in rest for p in (linear.weight, linear.bias)]
+    sources = [linear.weight for linear in linears[:3]] + [linear.bias for linear in linears[:3]]
+    sources += [p for linear in rest for p in (linear.weight, linear.bias)]
+    torch._foreach_copy_([*qkv.chunk(3), *qkv_bias.chunk(3), *others], sources)
+    return _Weights(qkv, qkv_bias, *others)
+
+
+class _Attention(NamedTuple):
+    """The layer's attention, forward and backward: in groups on a CPU, by a kernel for packed rows on a GPU.
+
+    Only groups know relative positions. Going back, the gradient of these is added to `gradients`.
+    """
+
+    kernel: Kernel
+    packing: Packing
+    scale: float
+    dropout: float
+    positions: Positions | None
+    gradients: Positions | None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the query comes with the scale of the scores."""
+        return self.kernel == "groups"
+
+    @property
+    def in_groups(self) -> dict[str, Any]:
+        """What our own function takes beside its tensors."""
+        return {"dropout": self.dropout, "positions": self.positions}
+
+    @property
+    def in_kernel(self) -> dict[str, Any]:
+        """What a kernel takes beside its tensors."""
+        return {"scale": self.scale, "dropout": self.dropout}
+
+    def of_all(self, qkv: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """[T, 3, H, D] -> [T, H, D], and what goes back needs."""
+        if self.kernel == "groups":
+            context, saved = attend(qkv, self.packing, **self.in_groups)
+            return context, [*chain.from_iterable(saved)]
+        query, key, value = qkv.unbind(1)
+        computed = compute(self.kernel, query, key, value, self.packing.to_all(), **self.in_kernel)
+        return computed.out, [*computed]
+
+    def of_all_backward(self, grad: Tensor, saved: Sequence[Any]) -> Tensor:
+        """[T, H, D] -> [T, 3, H, D]."""
+        if self.kernel == "groups":
+            own = {**self.in_groups, "gradients": self.gradients}
+            return attend_backward(grad, restore(saved), self.packing, **own)
+        bounds = self.packing.to_all()
+        return torch.stack(compute_backward(self.kernel, grad, Computed(*saved), bounds, **self.in_kernel), dim=1)
+
+    def of_firsts(self, query: Tensor, key_value: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """[B, H, D], [T, 2, H, D] -> [B, H, D], and what goes back needs."""
+        if self.kernel == "groups":
+            context, saved = attend_first(query, key_value, self.packing, **self.in_groups)
+            return context, [*chain.from_iterable(saved)]
+        key, value = key_value.unbind(1)
+        computed = compute(self.kernel, query, key, value, self.packing.to_firsts(), **self.in_kernel)
+        return computed.out, [*computed]
+
+    def of_firsts_backward(self, grad: Tensor, saved: Sequence[Any], tokens: int) -> tuple[Tensor, Tensor]:
+        """[B, H, D] -> [B, H, D], [T, 2, H, D]."""
+        if self.kernel == "groups":
+            own = {**self.in_groups, "gradients": self.gradients}
+            return attend_first_backward(grad, restore(saved), self.packing, tokens=tokens, **own)
+        bounds = self.packing.to_firsts()
+        d_query, *others = compute_backward(self.kernel, grad, Computed(*saved), bounds, **self.in_kernel)
+        d_key_value = torch.stack(others, dim=1)
+        d_key_value[self.packing.tokens :] = 0  # what follows the texts in the row, which nobody reads
+        return d_query, d_key_value
 
 
 class _Layer(torch.autograd.Function):
@@ -126,6 +230,7 @@ class _Layer(torch.autograd.Function):
         x: Tensor,
         layer: PackedLayer,
         packing: Packing,
+        kernel: Kernel,
         w: _Weights,
         dropouts: list[float],
         only_first: bool,
@@ -137,17 +242,17 @@ class _Layer(torch.autograd.Function):
     ) -> Tensor:
         dtype, tokens = w.qkv.dtype, len(x)
         positions = _cast_positions(Positions(row_of, keys, queries, bias), dtype)
+        attention = _Attention(kernel, packing, layer.scale, dropouts[0], positions, None)
         x16 = x.to(dtype)
         if only_first:
             h = len(w.out)
-            query = F.linear(x16[packing.starts], w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
-            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
-            context, saved = attend_first(query, key_value, packing, dropout=dropouts[0], positions=positions)
             x = x[packing.starts]
+            query = F.linear(x.to(dtype), w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
+            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
+            context, saved = attention.of_firsts(query, key_value)
         else:
-            qkv = F.linear(x16, w.qkv, w.qkv_bias)
-            qkv = qkv.view(tokens, 3, layer.heads, -1)
-            context, saved = attend(qkv, packing, dropout=dropouts[0], positions=positions)
+            qkv = F.linear(x16, w.qkv, w.qkv_bias).view(tokens, 3, layer.heads, -1)
+            context, saved = attention.of_all(qkv)
         context = context.flatten(1)
         first, kept_first = _add_dropped(x, F.linear(context, w.out, w.out_bias), dropouts[1])
         y, *moments_first = _norm(first, layer.norms[0])
@@ -161,9 +266,10 @@ class _Layer(torch.autograd.Function):
                 *(x16, context, first, kept_first, *moments_first),
                 *(y16, up, activated, second, kept_second, *moments_second),
                 *(row_of, keys, queries, bias),
-                *chain.from_iterable(saved),
+                *saved,
             )
-            ctx.layer, ctx.packing, ctx.w, ctx.dropouts, ctx.only_first = layer, packing, w, dropouts, only_first
+            ctx.layer, ctx.packing, ctx.kernel, ctx.w = layer, packing, kernel, w
+            ctx.dropouts, ctx.only_first = dropouts, only_first
         return x.new_zeros(tokens, x.shape[1]).index_copy_(0, packing.starts, result) if only_first else result
 
     @staticmethod
@@ -176,6 +282,7 @@ class _Layer(torch.autograd.Function):
         terms = Positions(*tensors[13:17])
         positions = _cast_positions(terms, dtype)
         d_positions = None if positions is None else positions.zero_gradients()
+        attention = _Attention(ctx.kernel, packing, layer.scale, dropouts[0], positions, d_positions)
         if only_first:
             grad = grad[packing.starts]
 
@@ -187,11 +294,9 @@ class _Layer(torch.autograd.Function):
         d_first, *d_norm_first = _norm_backward(d_y, first, mean_first, scale_first, layer.norms[0])
         d_out = _dropped_backward(d_first.to(dtype), kept_first, dropouts[1])
         d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
-        saved = restore(tensors[17:])
-        fixed: dict[str, Any] = {"dropout": dropouts[0], "positions": positions, "gradients": d_positions}
         if only_first:
             h = len(w.out)
-            d_q, d_kv = attend_first_backward(d_context, saved, packing, tokens=len(x16), **fixed)
+            d_q, d_kv = attention.of_firsts_backward(d_context, tensors[17:], len(x16))
             d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
             d_x = torch.mm(d_kv, w.qkv[h:]).float()
             d_x.index_add_(0, packing.starts, d_first + torch.mm(d_q, w.qkv[:h]))
@@ -200,20 +305,22 @@ class _Layer(torch.autograd.Function):
                 gradient.chunk(2) for gradient in _linear_gradients(d_kv, x16)
             )
         else:
-            d_qkv = attend_backward(d_context, saved, packing, **fixed).flatten(1)
+            d_qkv = attention.of_all_backward(d_context, tensors[17:]).flatten(1)
             d_x = d_first + torch.mm(d_qkv, w.qkv)
             (d_query, d_key, d_value), (d_query_bias, d_key_bias, d_value_bias) = (
                 gradient.chunk(3) for gradient in _linear_gradients(d_qkv, x16)
             )
+        if attention.is_scaled:
+            d_query, d_query_bias = d_query * layer.scale, d_query_bias * layer.scale
         gradients = (
-            *(d_query * layer.scale, d_query_bias * layer.scale, d_key, d_key_bias, d_value, d_value_bias),
+            *(d_query, d_query_bias, d_key, d_key_bias, d_value, d_value_bias),
             *_linear_gradients(d_out, context),
             *_linear_gradients(d_up, y16),
             *_linear_gradients(d_down, activated),
             *d_norm_first,
             *d_norm_second,
         )
-        return (d_x, None, None, None, None, None, *_gradients_of(terms, d_positions), *gradients)
+        return (d_x, None, None, None, None, None, None, *_gradients_of(terms, d_positions), *gradients)
 
 
 def _cast_positions(positions: Positions, dtype: torch.dtype) -> Positions | None:
@@ -236,16 +343,26 @@ def _add_dropped(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Ten
     """x + dropout(change), and which values were kept."""
     if dropout == 0:
         return x + change, None
+    if kernels_of(x.device) != "cpu":
+        dropped, kept = torch.native_dropout(change, dropout, True)
+        return x + dropped, kept
     kept = draw_kept(change.shape, dropout)
     return torch.add(x, drop(change, kept, out=change), alpha=kept_scale(dropout)), kept
 
 
 def _dropped_backward(grad: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    return grad if kept is None else drop(grad, kept).mul_(kept_scale(dropout))
+    if kept is None:
+        return grad
+    if kernels_of(grad.device) != "cpu":
+        dropped: Tensor = torch.ops.aten.native_dropout_backward(grad, kept, 1 / (1 - dropout))
+        return dropped
+    return drop(grad, kept).mul_(kept_scale(dropout))
 
 
 def _linear_gradients(grad: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a matrix [out, in] and a bias [out], from [T, out] and [T, in]."""
+    if kernels_of(grad.device) != "cpu":
+        return torch.mm(grad.t(), inputs).float(), grad.sum(0, dtype=torch.float32)
     return torch.mm(grad.t(), inputs).float(), grad.sum(0).float()
 
 
@@ -282,11 +399,13 @@ class _PackedRepetitions:
 
 
 def use_packed_layers(model: Any) -> None:
-    """Let `PackedLayer` compute every encoder layer of a model on a CPU whose layers are of BERT's kind.
+    """Let `PackedLayer` compute every encoder layer of a model whose layers are of BERT's kind, on a CPU or an NVIDIA
+    GPU. There it takes no relative positions.
 
-    Of the last one the states of first tokens are computed only: the heads of these models read no others.
+    Of the last one the states of first tokens are computed only: `TextPooling` hands no others on.
     """
-    if model.device.type != "cpu":
+    on_cpu = model.device.type == "cpu"
+    if not on_cpu and compute_capability(model.device) is None:
         return
     layers = encoder_layers(model)
     encoder: Any = getattr(model.base_model, "encoder", None)
@@ -294,6 +413,8 @@ def use_packed_layers(model: Any) -> None:
     for layer in layers:
         parts = layer_parts(layer)
         assert parts is not None
+        if parts.is_relative and not on_cpu:
+            return
         layer.forward = PackedLayer(layer, parts, only_first=layer is layers[-1] and not repeats)
     if repeats and layers:
         encoder.forward = _PackedRepetitions(encoder)

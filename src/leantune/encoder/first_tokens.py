@@ -1,7 +1,7 @@
 """ModernBERT's last layer for packed rows, where the head reads first tokens: it computes these and no others.
 
-The keys and values are those of all tokens; everything else has one row a text instead of one a token. By PyTorch's own
-attention, which for one query a text keeps next to nothing, on every device.
+The keys and values are those of all tokens; everything else has one row a text instead of one a token. Attention is a
+GPU's kernel for packed rows, or PyTorch's own, which for one query a text keeps next to nothing.
 """
 
 import weakref
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.models.modernbert.modeling_modernbert import ModernBertEncoderLayer, apply_rotary_pos_emb
 
 from leantune.batches.packing import Packing
-from leantune.encoder.attention import attend_first_by_torch
+from leantune.encoder.attention import attend_first_packed
 
 
 def use_first_tokens(model: Any) -> None:
@@ -56,17 +56,17 @@ class _FirstTokens:
     def _compute(self, hidden_states: Tensor, packing: Packing, cos: Tensor, sin: Tensor) -> Tensor:
         layer, starts = self._layer(), packing.starts
         attention = layer.attn
-        x, first = layer.attn_norm(hidden_states)[0], hidden_states[0, starts]
+        x, first = layer.attn_norm(hidden_states)[0], hidden_states[0].index_select(0, starts)
         weight, bias, h = attention.Wqkv.weight, attention.Wqkv.bias, len(attention.Wo.weight)
         heads = h // attention.head_dim
-        query = F.linear(x[starts], weight[:h], None if bias is None else bias[:h])
+        query = F.linear(x.index_select(0, starts), weight[:h], None if bias is None else bias[:h])
         key_value = F.linear(x, weight[h:], None if bias is None else bias[h:])
         key, value = key_value.view(len(x), 2, heads, -1).unbind(1)
         query = query.view(len(starts), heads, -1)
         # Both arguments of the stock rotation are rotated by the same angles, so each goes in twice.
         query, _ = apply_rotary_pos_emb(query, query, cos[0, starts], sin[0, starts], unsqueeze_dim=1)
         key, _ = apply_rotary_pos_emb(key, key, cos[0], sin[0], unsqueeze_dim=1)
-        attended = attend_first_by_torch(
+        attended = attend_first_packed(
             query,
             torch.stack([key, value], dim=1),
             packing,

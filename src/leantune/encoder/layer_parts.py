@@ -35,6 +35,8 @@ class LayerParts:
     attention: Any
     """The module that holds query, key and value."""
     activation: nn.Module
+    is_relative: bool = False
+    """Whether its scores may have terms by relative position."""
 
     @property
     def gelu(self) -> str:
@@ -105,6 +107,7 @@ def _debertas(layer: Any) -> LayerParts:
         scale=(own.attention_head_size * terms) ** -0.5,
         attention=own,
         activation=layer.intermediate.intermediate_act_fn,
+        is_relative=True,
     )
 
 
@@ -123,6 +126,7 @@ def _mpnets(layer: Any) -> LayerParts:
         scale=own.attention_head_size**-0.5,
         attention=own,
         activation=layer.intermediate.intermediate_act_fn,
+        is_relative=True,
     )
 
 

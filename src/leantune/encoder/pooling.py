@@ -67,7 +67,7 @@ class TextPooling:
     def _states(self, hidden: Tensor, packing: Packing) -> Tensor:
         """[1, T, hidden] -> [B, 1, hidden]."""
         if not self._takes_mean:
-            return hidden[0, packing.starts, None]
+            return hidden[0].index_select(0, packing.starts)[:, None]
         tokens = hidden[0, : packing.tokens]
         sums = tokens.new_zeros(len(packing.starts), tokens.shape[1]).index_add_(0, packing.text, tokens)
         return (sums / packing.lengths[:, None])[:, None]

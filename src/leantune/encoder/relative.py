@@ -10,7 +10,7 @@ the sum's scale are multiplied before.
 The stock models gather the second and third term of each pair from the products with all rows of the embedding. Here
 the products are made with the rows of the distances that a text has, in their order. Then the scores of a query lie
 side by side, those of the next query begin one place further left, and a strided view of the products is what must be
-added: nothing is gathered (docs/design/0013-relative-positions.md).
+added: nothing is gathered (docs/design/0014-relative-positions.md).
 
 `N` texts of at most `L` tokens, `H` heads, `D` head width, `W` the largest `L` of a row, `R` rows of the embedding.
 """
