@@ -21,11 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 from leantune.batches.batch import Batch, TrainingBatch
 from leantune.batches.packing import make_packing
-from leantune.encoder.attention import NAME
-from leantune.encoder.encoder_layer import use_packed_layers
 from leantune.encoder.head import compute_head_in_float32
 from leantune.encoder.model import Encoder
-from leantune.encoder.pooling import TextPooling
+from leantune.encoder.proof import let_packed_rows_through
 from leantune.training.optim import ResolvedOptimizer, make_optimizer
 from leantune.training.precision import Precision
 from leantune.training.step import optimizer_step
@@ -156,11 +154,7 @@ def make_encoder(
                     made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
                     tensors[name] = torch.nn.Parameter(made) if tensors is module._parameters else made
     compute_head_in_float32(model)
-    pooling = None
-    if packed:
-        model.set_attn_implementation(NAME)
-        use_packed_layers(model)
-        pooling = TextPooling(model)
+    pooling = let_packed_rows_through(model) if packed else None
     model.train()
     return Encoder(
         model=model,

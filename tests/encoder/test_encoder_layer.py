@@ -123,7 +123,7 @@ def compute_plainly_backward(_: Any, grad: Any, saved: Computed, bounds: Any, *,
 
 
 @pytest.mark.parametrize("precision", [FP32, BF16])
-@pytest.mark.parametrize("name", BERTS)
+@pytest.mark.parametrize("name", [*BERTS, "distilbert", "albert"])
 def test_the_way_of_a_gpu_gives_the_gradients_of_the_stock_layers(
     tiny_encoder_dir: Callable[[str], Path], name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,11 +40,7 @@ def make_packing_possible(model: Any) -> TextPooling | None:
 
     def together() -> Tensor:
         nonlocal pooling
-        model.set_attn_implementation(PACKED_ATTENTION)
-        use_relative_encoder(model)
-        use_packed_layers(model)
-        use_first_tokens(model)
-        pooling = TextPooling(model)
+        pooling = let_packed_rows_through(model)
         places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
         batch = Batch(
             input_ids=torch.cat(texts, dim=1),
@@ -69,6 +65,15 @@ def make_packing_possible(model: Any) -> TextPooling | None:
         use_all_tokens(model)
         model.set_attn_implementation(before)
     return None
+
+
+def let_packed_rows_through(model: Any) -> TextPooling:
+    """Give the model all that computes packed rows; what it then computes is not proven here."""
+    model.set_attn_implementation(PACKED_ATTENTION)
+    use_relative_encoder(model)
+    use_packed_layers(model)
+    use_first_tokens(model)
+    return TextPooling(model)
 
 
 def takes_padding(model: Any) -> bool:
