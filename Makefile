@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 READY_TO_BENCHMARK := .venv/.ready-to-benchmark
 
-.PHONY: demo test faults lint benchmark format clean
+.PHONY: demo test faults lint benchmark gpu-dry-run format clean
 
 demo: $(READY)  ## compare four ways to fine-tune a small encoder on the shipped data, offline
 	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
@@ -26,6 +26,24 @@ lint: $(READY)  ## style, types, and the order of the stages
 
 benchmark: $(READY_TO_BENCHMARK)  ## leantune against what a user would take instead; DATA=folder of data sets (docs/benchmarks.md)
 	$(BIN)/python benchmarks/sets.py $(DATA)
+
+# An environment of its own, whose torch has CUDA: about 5 GB. `===` asks for the version without a local part, which is
+# not the CPU build.
+CUDA_TORCH ?= 2.13.0
+DRY := build/gpu-dry-run
+gpu-dry-run: $(READY) $(DRY)/.ready  ## whole training steps on fake CUDA tensors, without a GPU; writes build/gpu-dry-run/page.md
+	LD_PRELOAD=$(CURDIR)/$(DRY)/no_gpu.so LD_LIBRARY_PATH=$(CURDIR)/$(DRY) PYTHONPATH=src:benchmarks HF_HUB_OFFLINE=1 \
+		$(DRY)/env/bin/python benchmarks/gpu_dry_run.py --output $(DRY)/page.md
+
+$(DRY)/.ready: $(READY) benchmarks/no_gpu.c
+	mkdir -p $(DRY)
+	$(CC) -w -shared -fPIC -o $(DRY)/no_gpu.so benchmarks/no_gpu.c
+	$(CC) -w -shared -fPIC -DDRIVER -Wl,-soname,libcuda.so.1 -o $(DRY)/libcuda.so.1 benchmarks/no_gpu.c
+	$(PYTHON) -m venv $(DRY)/env
+	$(DRY)/env/bin/python -m pip install --quiet 'torch===$(CUDA_TORCH)'
+	# All else is the project's own environment's: this one comes first.
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$$($(DRY)/env/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth"
+	touch $@
 
 format: $(READY)
 	$(BIN)/ruff check --fix

@@ -22,6 +22,19 @@ SHAPES: dict[str, dict[str, Any]] = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
     "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
 }
+IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "modernbert-base": (transformers.ModernBertConfig, IDS),
+    "deberta-v3-base": (
+        transformers.DebertaV2Config,
+        {
+            **{"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+            **{"type_vocab_size": 0, "relative_attention": True, "position_buckets": 256, "pooler_hidden_size": 768},
+            **{"norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": ["p2c", "c2p"]},
+            **{"position_biased_input": False, **IDS},
+        },
+    ),
+}
 LENGTHS = {
     # The deciles of the lengths in BERT's tokens, special tokens included, from the shortest to the longest.
     "long": [153, 184, 195, 204, 211, 218, 225, 232, 240, 251, 387],
@@ -38,7 +51,8 @@ def make_encoder(folder: Path, shape: str) -> None:
     tokenizer.model_max_length = 512
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    transformers.BertModel(transformers.BertConfig(vocab_size=VOCABULARY, **SHAPES[shape])).save_pretrained(folder)
+    make_config, arguments = OTHERS.get(shape, (transformers.BertConfig, SHAPES.get(shape, {})))
+    transformers.AutoModel.from_config(make_config(vocab_size=VOCABULARY, **arguments)).save_pretrained(folder)
 
 
 def make_table(path: Path, deciles: list[int]) -> None:
@@ -59,7 +73,7 @@ def make_table(path: Path, deciles: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["bert-base", "minilm"])
+    parser.add_argument("--shapes", nargs="+", choices=[*SHAPES, *OTHERS], default=["bert-base", "minilm"])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for shape in options.shapes:

@@ -1,6 +1,7 @@
 """What only a GPU can show: packed rows keep their laws in its kernels and number formats, and never wait for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from leantune.batches.packing import make_packing
 from leantune.encoder.attention import packed_attention
 from leantune.encoder.loading import load_encoder
 from leantune.encoder.model import Encoder, ModelSettings
+from leantune.encoder.packed_kernels import TOLERANCES, Facts, choose_kernel, kernel_error
+from leantune.system.device import compute_capability
 from leantune.training.precision import Precision, PrecisionName, supported_precisions
 from leantune.training.step import accumulate_gradients, optimizer_step
 from leantune.training.task import Task
@@ -20,7 +23,6 @@ from small_runs import make_rows, make_task_of, run_all, tiny_config, write_tabl
 from tiny_encoders import NAMES, make_texts
 
 DEVICE = torch.device("cuda", 0)
-PACKED_NAMES = [name for name in NAMES if name not in ("mpnet", "deberta-v2")]
 TEXTS = ["", "ba", *make_texts(10), " ".join(make_texts(4, most_words=60, seed=2))]
 TASK: Task = make_task_of("regression")
 
@@ -29,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 every_precision = pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-every_architecture = pytest.mark.parametrize("name", PACKED_NAMES)
+every_architecture = pytest.mark.parametrize("name", NAMES)
 
 
 def load(folder: Path, *, packed: bool, dropout: float) -> Encoder:
@@ -136,7 +138,26 @@ def test_dropped_attention_weights_change_nothing_on_average(dtype: torch.dtype)
     assert float(far.float().mean()) < 1e-3
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("window", [False, True], ids=["all", "window"])
+@pytest.mark.parametrize("head_width", [8, 32, 64, 128, 256])
+@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=["fp32", "fp16", "bf16"])
+def test_the_chosen_kernel_computes_the_formula(dtype: torch.dtype, head_width: int, window: bool) -> None:
+    facts = Facts(
+        device="cuda",
+        capability=compute_capability(DEVICE),
+        dtype=dtype,
+        head_width=head_width,
+        dropout=False,
+        window=window,
+    )
+    kernels = {choose_kernel(facts), choose_kernel(replace(facts, dropout=True))} - {"groups"}
+    if not kernels:
+        pytest.skip("this device computes it in groups")
+    for kernel in kernels:
+        assert kernel_error(kernel, facts, DEVICE) <= TOLERANCES[dtype], kernel
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_packed_steps_never_wait_for_the_device(
     tiny_encoder_dir: Callable[[str], Path], precision: PrecisionName
 ) -> None:

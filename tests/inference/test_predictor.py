@@ -41,7 +41,7 @@ def rows_of(table: Path, ids: list[str]) -> pd.DataFrame:
         ("bert", "regression", {"data__text": ["text", "other"]}),
         ("roberta", "regression", {"tokens__truncation": "tail"}),
         ("xlm-roberta", "regression", {"data__text": ["text", "other"], "tokens__truncation": "head"}),
-        ("deberta-v2", "regression", {"tokens__head_fraction": 0.3}),  # whose rows are padded
+        ("deberta-v2", "regression", {"tokens__head_fraction": 0.3}),
         ("modernbert", "multiclass", {"batching__layout": "fixed"}),
         ("bert", "regression", {"tokens__truncation": "windows"}),
         (

@@ -798,10 +798,19 @@ def test_the_scale_of_the_weights_does_not_matter(bert: Path, tmp_path: Path) ->
     assert defined(metrics[1]) == pytest.approx(defined(metrics[0]), rel=1e-3)
 
 
-@pytest.mark.parametrize(("name", "layout"), [("bert", "packed"), ("modernbert", "packed"), ("mpnet", "dynamic")])
+@pytest.mark.parametrize(
+    ("name", "layout"), [("bert", "packed"), ("modernbert", "packed"), ("deberta-v2", "packed"), ("mpnet", "dynamic")]
+)
 def test_the_layout_is_packed_where_the_architecture_can_be_and_the_run_says_so(
-    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, name: str, layout: str
+    data: Path,
+    tiny_encoder_dir: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    layout: str,
 ) -> None:
+    if layout == "dynamic":
+        monkeypatch.setattr("leantune.encoder.loading.make_packing_possible", lambda _: None)
     events = run_all(tiny_config(data, tiny_encoder_dir(name), optimizer={"max_steps": 2}), tmp_path / "run")
     batching = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["batching"]
     assert batching["layout"] == layout
@@ -814,8 +823,9 @@ def test_the_layout_is_packed_where_the_architecture_can_be_and_the_run_says_so(
 
 
 def test_a_layout_that_the_architecture_does_not_allow_is_refused(
-    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("leantune.encoder.loading.make_packing_possible", lambda _: None)
     config = tiny_config(data, tiny_encoder_dir("deberta-v2"), batching__layout="packed")
     with pytest.raises(SettingsError, match=r"batching\.layout: packed is not possible with deberta-v2"):
         run_all(config, tmp_path / "run")

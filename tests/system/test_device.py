@@ -13,6 +13,7 @@ from leantune.system.device import (
     describe_device,
     device_bytes,
     device_key,
+    has_kernels,
     matrix_rate,
     peak_device_bytes,
     processor_name,
@@ -36,6 +37,9 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
@@ -48,6 +52,34 @@ def a_mac(monkeypatch: pytest.MonkeyPatch, only_a_cpu: None) -> None:
 @pytest.mark.parametrize("name", ["auto", "cpu", "cpu:0"])
 def test_without_a_gpu_the_processor_computes(name):
     assert resolve_device(name) == CPU
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "expected"),
+    [
+        ((7, 5), ["sm_75", "sm_80"], True),
+        ((8, 9), ["sm_75", "sm_80"], True),
+        ((6, 0), ["sm_75", "sm_80"], False),
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((9, 0), ["sm_75", "sm_80"], False),
+        ((12, 0), ["sm_80", "sm_90a"], False),
+        ((12, 0), ["sm_80", "sm_120f"], True),
+        ((12, 0), ["sm_80", "compute_90"], True),
+        ((8, 0), ["compute_90"], False),
+        ((8, 0), [], True),
+    ],
+)
+def test_kernels_run_on_their_own_generation_and_compiled_ones_on_later_ones(capability, built, expected):
+    assert has_kernels(capability, built) == expected
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_for_which_this_torch_has_no_kernels_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 0))
+    with pytest.raises(
+        DeviceError, match=r"a card \(cuda:0\) has compute capability 6\.0, .* was built for sm_75, sm_80"
+    ):
+        resolve_device("cuda:0")
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -95,7 +95,7 @@ def make_batch(
             input_ids=_tensor(ids[np.newaxis].astype(np.int64), device),
             attention_mask=None,
             token_types=None if types is None else _tensor(types[np.newaxis].astype(np.int64), device),
-            packing=make_packing(lengths.tolist(), device),
+            packing=make_packing(lengths.tolist(), device, row=len(ids)),
             places=_tensor(places[np.newaxis], device),
         )
     width = padding if isinstance(padding, int) else int(lengths.max())

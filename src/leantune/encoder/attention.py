@@ -5,8 +5,9 @@
 `T` tokens of all texts, `H` heads, `D` head width; in a group `N` texts of at most `L` tokens.
 
 On a CPU the products, the softmax and the dropout are our own, forward and backward: PyTorch's kernel falls back to its
-slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). Elsewhere it is PyTorch's
-scaled dot product attention.
+slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). On a GPU, packed_kernels.py
+has kernels that take the row as it is; where they do not compute what is asked for, it is PyTorch's scaled dot product
+attention in groups.
 
 The attention weights of short texts are kept for the backward pass. Those of long ones, whose number grows with the
 square of the length, are computed in blocks and not kept: the backward pass computes them again, as FlashAttention does
@@ -16,16 +17,20 @@ nothing either.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from leantune.batches.packing import Group, Packing
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
+from leantune.encoder.packed_kernels import attend_packed, kernel_of
+from leantune.encoder.relative import Positions, add_position_gradients, position_scores
 
 NAME = "leantune_packed"
 """What transformers calls this attention."""
@@ -59,6 +64,11 @@ def packed_attention(
     Returns [1, T, H, D].
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=sliding_window)
+    if kernel != "groups":
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        attended = attend_packed(kernel, q, k, v, packing, scale=scale, dropout=dropout, window=sliding_window)
+        return attended[None], None
     qkv = torch.stack([x[0].transpose(0, 1) for x in (query, key, value)], dim=1)
     # For a local window PyTorch's kernel takes a mask of L x L, and computes what lies outside of the window, too.
     long_window = sliding_window is not None and any(group.width > LONG for group in packing.groups)
@@ -70,10 +80,75 @@ def packed_attention(
         hidden = _hidden(group, sliding_window, query.device)
         mask = None if hidden is None else ~hidden
         q, k, v = _unpack(qkv, group)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        with _without_cudnn(query.device):
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         parts.append(_pack(attended[None], group)[:, 0])
     parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
     return torch.cat(parts)[None], None
+
+
+def attend_with_bias(qkv: Tensor, packing: Packing, positions: Positions, *, dropout: float) -> Tensor:
+    """Compute attention with scores by relative position, by PyTorch's scaled dot product attention; differentiable.
+
+    `qkv` [T, 3, H, D], the query already scaled. Returns [T, H, D].
+    """
+    parts = []
+    for group in packing.groups:
+        q, k, v = _unpack(qkv, group)
+        bias: Tensor | None = None
+        for term in position_scores(positions, q, k):
+            bias = term if bias is None else bias + term
+        if group.padded is not None:
+            zero = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
+            bias = zero.masked_fill(group.padded, -math.inf)
+        if bias is not None:
+            bias = bias.contiguous()  # a GPU's kernel takes no view that begins at odd places
+        with _without_cudnn(q.device):
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        parts.append(_pack(attended[None], group)[:, 0])
+    parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
+    return torch.cat(parts)
+
+
+def attend_first_packed(
+    query: Tensor, key_value: Tensor, packing: Packing, *, scale: float, dropout: float, window: int | None
+) -> Tensor:
+    """Compute what `packed_attention` does for the first token of each text only; differentiable.
+
+    `query` [B, H, D]; `key_value` [T, 2, H, D]. Returns [B, H, D].
+    """
+    window = None if window is None or max(packing.each) <= window else window
+    kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=window)
+    if kernel != "groups" and window is None:  # a kernel's window ends where the last key meets the last query
+        # What follows the texts is left out: those bounds do not enclose it, so its gradient would be anything.
+        key, value = key_value[: packing.tokens].unbind(1)
+        drawn: dict[str, Any] = {"scale": scale, "dropout": dropout, "window": None}
+        return attend_packed(kernel, query, key, value, packing, **drawn, only_first=True)
+    parts, text = [], 0
+    for group in packing.groups:
+        texts = slice(text, text + len(group.lengths))
+        key, value = _unpack(key_value, group)
+        there = None if group.padded is None else ~group.padded
+        if window is not None and group.width > window:
+            near = torch.arange(group.width, device=query.device) < window
+            there = near.expand(1, 1, 1, -1) if there is None else there & near
+        first = query[texts, :, None]
+        with _without_cudnn(query.device):
+            attended = F.scaled_dot_product_attention(
+                first, key, value, attn_mask=there, dropout_p=dropout, scale=scale
+            )
+        parts.append(attended[:, :, 0])
+        text = texts.stop
+    return torch.cat(parts)
+
+
+def _without_cudnn(device: torch.device) -> AbstractContextManager[None]:
+    """Keep a GPU from cuDNN's attention during a block: it makes a plan for each new shape."""
+    if device.type != "cuda":
+        return nullcontext()
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    chosen: AbstractContextManager[None] = sdpa_kernel(kernels)
+    return chosen
 
 
 AttentionInterface.register(NAME, packed_attention)
@@ -91,13 +166,17 @@ class _Block(NamedTuple):
 WHOLE = _Block(slice(None), slice(None), slice(None), slice(None))
 
 
-def _blocks(shape: torch.Size, window: int | None) -> Iterator[_Block]:
-    """Cut the scores of a query [N, H, L, D] into blocks that hold all keys that their queries see."""
+def _blocks(shape: torch.Size, window: int | None, *, whole: bool = False) -> Iterator[_Block]:
+    """Cut the scores of a query [N, H, L, D] into blocks that hold all keys that their queries see.
+
+    `whole`: a block has all queries of a text, as `position_scores` takes them.
+    """
     texts, heads, length, _ = shape
     reach = length if window is None else window - 1
     # As many queries as half of the keys that they see: few more would be computed for nothing.
     wanted = max(2 * reach, 1)
     rows = max(min(wanted, length, SCORES // min(wanted + 2 * reach, length)), FEWEST_QUERIES)
+    rows = length if whole else rows
     # Many queries of few heads rather than few of many: gradients of keys are summed up over the blocks of queries.
     together = max(SCORES // (rows * min(rows + 2 * reach, length)), 1)
     for text in range(texts):
@@ -162,11 +241,18 @@ class Attended(NamedTuple):
 
 
 def attend(
-    qkv: Tensor, packing: Packing, *, scale: float = 1.0, dropout: float = 0.0, window: int | None = None
+    qkv: Tensor,
+    packing: Packing,
+    *,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    window: int | None = None,
+    positions: Positions | None = None,
 ) -> tuple[Tensor, list[Attended]]:
     """Compute softmax(q k' scale) v with dropped weights in each group, on a CPU.
 
-    `qkv` [T, 3, H, D]. Returns [T, H, D], and what `attend_backward` needs.
+    `qkv` [T, 3, H, D]. `positions` adds scores by relative position; the query is then already scaled. Returns
+    [T, H, D], and what `attend_backward` needs.
     """
     tokens, _, heads, width = qkv.shape
     result = qkv.new_empty(tokens, heads, width)
@@ -175,10 +261,12 @@ def attend(
     for group in packing.groups:
         query, key, value = _unpack(qkv, group)
         if group.width > LONG:
-            out, attended = _attend_in_blocks(query, key, value, group, window, scale=scale, dropout=dropout)
+            out, attended = _attend_in_blocks(
+                query, key, value, group, window, scale=scale, dropout=dropout, positions=positions
+            )
         else:
             hidden = _hidden(group, window, qkv.device)
-            out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout)
+            out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout, positions=positions)
         result[group.first : group.first + group.tokens] = _pack(out[None], group)[:, 0]
         saved.append(attended)
     return result, saved
@@ -192,23 +280,29 @@ def attend_backward(
     scale: float = 1.0,
     dropout: float = 0.0,
     window: int | None = None,
+    positions: Positions | None = None,
+    gradients: Positions | None = None,
 ) -> Tensor:
-    """Return the gradient of `attend`'s `qkv`, [T, 3, H, D], from that of its result, `grad` [T, H, D]."""
+    """Return the gradient of `attend`'s `qkv`, [T, 3, H, D], from that of its result, `grad` [T, H, D].
+
+    That of its `positions` is added to `gradients`.
+    """
+    fixed: dict[str, Any] = {"scale": scale, "dropout": dropout, "positions": positions, "gradients": gradients}
     result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
     result[packing.tokens :] = 0
     for group, attended in zip(packing.groups, saved, strict=True):
         place = slice(group.first, group.first + group.tokens)
         d_out = _unpack_gradient(grad[place], group)
         if attended.weights is None:
-            gradients = _attend_backward_in_blocks(d_out, attended, group, window, scale=scale, dropout=dropout)
+            own = _attend_backward_in_blocks(d_out, attended, group, window, **fixed)
         else:
-            gradients = _attend_backward(d_out, attended, scale=scale, dropout=dropout)
-        result[place] = _pack(torch.stack(gradients), group)
+            own = _attend_backward(d_out, attended, **fixed)
+        result[place] = _pack(torch.stack(own), group)
     return result
 
 
 def attend_first(
-    query: Tensor, key_value: Tensor, packing: Packing, *, dropout: float = 0.0
+    query: Tensor, key_value: Tensor, packing: Packing, *, dropout: float = 0.0, positions: Positions | None = None
 ) -> tuple[Tensor, list[Attended]]:
     """Compute what `attend` does for the first token of each text only.
 
@@ -219,7 +313,8 @@ def attend_first(
     for group in packing.groups:
         texts = slice(text, text + len(group.lengths))
         key, value = _unpack(key_value, group)
-        out, attended = _attend(query[texts, :, None], key, value, group.padded, scale=1.0, dropout=dropout)
+        first = query[texts, :, None]
+        out, attended = _attend(first, key, value, group.padded, scale=1.0, dropout=dropout, positions=positions)
         result[texts] = out[:, :, 0]
         saved.append(attended)
         text = texts.stop
@@ -227,18 +322,26 @@ def attend_first(
 
 
 def attend_first_backward(
-    grad: Tensor, saved: list[Attended], packing: Packing, *, tokens: int, dropout: float = 0.0
+    grad: Tensor,
+    saved: list[Attended],
+    packing: Packing,
+    *,
+    tokens: int,
+    dropout: float = 0.0,
+    positions: Positions | None = None,
+    gradients: Positions | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `attend_first`'s arguments, [B, H, D] and [T, 2, H, D], from that of its result.
 
-    `tokens` is T.
+    `tokens` is T. The gradient of its `positions` is added to `gradients`.
     """
+    fixed: dict[str, Any] = {"scale": 1.0, "dropout": dropout, "positions": positions, "gradients": gradients}
     d_query, text = torch.empty_like(grad), 0
     d_key_value = grad.new_empty(tokens, 2, *grad.shape[1:])
     d_key_value[packing.tokens :] = 0
     for group, attended in zip(packing.groups, saved, strict=True):
         texts = slice(text, text + len(group.lengths))
-        d_first, *others = _attend_backward(grad[texts, :, None], attended, scale=1.0, dropout=dropout)
+        d_first, *others = _attend_backward(grad[texts, :, None], attended, **fixed)
         d_query[texts] = d_first[:, :, 0]
         d_key_value[group.first : group.first + group.tokens] = _pack(torch.stack(others), group)
         text = texts.stop
@@ -246,18 +349,27 @@ def attend_first_backward(
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, scale: float, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hidden: Tensor | None,
+    *,
+    scale: float,
+    dropout: float,
+    positions: Positions | None,
 ) -> tuple[Tensor, Attended]:
     """[N, H, Q, D], [N, H, L, D] twice -> [N, H, Q, D]; `hidden`: which keys a query does not see, as `_hidden`."""
-    weights = _weigh(query, key, hidden, scale=scale)
+    weights = _weigh(query, key, hidden, scale=scale, positions=positions)
     kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
     attended = Attended(query, key, value, weights, kept, None)
     return _sum_values(attended, dropout), attended
 
 
-def _weigh(query: Tensor, key: Tensor, hidden: Tensor | None, *, scale: float) -> Tensor:
+def _weigh(query: Tensor, key: Tensor, hidden: Tensor | None, *, scale: float, positions: Positions | None) -> Tensor:
     """Return the weights, [N, H, Q, L], before any is dropped."""
     scores = torch.matmul(query, key.transpose(2, 3))
+    for term in () if positions is None else position_scores(positions, query, key):
+        scores.add_(term)
     if scale != 1.0:
         scores.mul_(scale)
     if hidden is not None:  # added, since filling by a mask is several times slower
@@ -274,31 +386,49 @@ def _sum_values(attended: Attended, dropout: float) -> Tensor:
 
 
 def _attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, group: Group, window: int | None, *, scale: float, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    group: Group,
+    window: int | None,
+    *,
+    scale: float,
+    dropout: float,
+    positions: Positions | None,
 ) -> tuple[Tensor, Attended]:
     """Compute what `_attend` does with much less memory; [N, H, L, D] three times -> [N, H, L, D]."""
     seed = torch.empty((), dtype=torch.int64).random_() if dropout > 0 else None
     saved, out = Attended(query, key, value, None, None, seed), torch.empty_like(query)
-    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout):
+    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout, positions=positions):
         out[block.texts, block.heads, block.queries] = _sum_values(attended, dropout)
     return out, saved
 
 
 def _weigh_in_blocks(
-    saved: Attended, group: Group, window: int | None, *, scale: float, dropout: float
+    saved: Attended, group: Group, window: int | None, *, scale: float, dropout: float, positions: Positions | None
 ) -> Iterator[tuple[_Block, Attended]]:
     """Compute the weights block by block, and draw which of them are kept: every time the same ones."""
     own = None if saved.seed is None else torch.Generator().manual_seed(int(saved.seed))
-    for block in _blocks(saved.query.shape, window):
+    for block in _blocks(saved.query.shape, window, whole=positions is not None):
         query = saved.query[block.texts, block.heads, block.queries]
         key, value = (x[block.texts, block.heads, block.keys] for x in (saved.key, saved.value))
-        weights = _weigh(query, key, _hidden(group, window, query.device, block), scale=scale)
+        hidden = _hidden(group, window, query.device, block)
+        own_positions = None if positions is None else positions.of_heads(block.heads)
+        weights = _weigh(query, key, hidden, scale=scale, positions=own_positions)
         kept = None if own is None else draw_kept(weights.shape, dropout, own)
         yield block, Attended(query, key, value, weights, kept, None)
 
 
-def _attend_backward(d_out: Tensor, saved: Attended, *, scale: float, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value.
+def _attend_backward(
+    d_out: Tensor,
+    saved: Attended,
+    *,
+    scale: float,
+    dropout: float,
+    positions: Positions | None,
+    gradients: Positions | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value; that of `positions` is added to `gradients`.
 
     With P = softmax(S) and R = P x kept / (1 - p), so that O = R V: dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
     dS = P x (dP - rowsum(P x dP)), dQ = dS K scale, dK = dS' Q scale.
@@ -314,19 +444,32 @@ def _attend_backward(d_out: Tensor, saved: Attended, *, scale: float, dropout: f
     d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
     if scale != 1.0:
         d_scores.mul_(scale)
-    return torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query), d_value
+    d_query, d_key = torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query)
+    if positions is not None and gradients is not None:
+        add_position_gradients(d_scores, positions, query, key, of=(d_query, d_key, gradients))
+    return d_query, d_key, d_value
 
 
 def _attend_backward_in_blocks(
-    d_out: Tensor, saved: Attended, group: Group, window: int | None, *, scale: float, dropout: float
+    d_out: Tensor,
+    saved: Attended,
+    group: Group,
+    window: int | None,
+    *,
+    scale: float,
+    dropout: float,
+    positions: Positions | None,
+    gradients: Positions | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_attend_backward` does, for `_attend_in_blocks`."""
     exact = torch.promote_types(d_out.dtype, torch.float32)  # sums of 16 bits would lose some at each block
     d_query = torch.empty_like(saved.query)
     d_key, d_value = (torch.zeros_like(x, dtype=exact) for x in (saved.key, saved.value))
-    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout):
+    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout, positions=positions):
+        of_block = [None if x is None else x.of_heads(block.heads) for x in (positions, gradients)]
+        fixed: dict[str, Any] = {"scale": scale, "dropout": dropout, "positions": of_block[0], "gradients": of_block[1]}
         queries, keys = (block.texts, block.heads, block.queries), (block.texts, block.heads, block.keys)
-        d_query[queries], own_key, own_value = _attend_backward(d_out[queries], attended, scale=scale, dropout=dropout)
+        d_query[queries], own_key, own_value = _attend_backward(d_out[queries], attended, **fixed)
         d_key[keys] += own_key
         d_value[keys] += own_value
     return d_query, d_key.to(d_out.dtype), d_value.to(d_out.dtype)

@@ -1,6 +1,7 @@
 """An `Encoder`: a pretrained model with its head, batch in, logits out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from leantune.batches.batch import Batch
 from leantune.encoder.pooling import TextPooling
@@ -75,7 +77,8 @@ class Encoder:
             inputs["attention_mask"] = batch.attention_mask[:, None, None, :].bool()
         if batch.token_types is not None and self.takes_token_types:
             inputs["token_type_ids"] = batch.token_types
-        logits: Tensor = self.model(**inputs).logits
+        with _known_mask(batch.attention_mask):
+            logits: Tensor = self.model(**inputs).logits
         return logits
 
     def _packed_logits(self, batch: Batch) -> Tensor:
@@ -87,3 +90,18 @@ class Encoder:
         with self.pooling.of(batch.packing):
             logits: Tensor = self.model(**inputs, packing=batch.packing).logits
         return logits
+
+
+@contextmanager
+def _known_mask(mask: Tensor | None) -> Iterator[None]:
+    """Keep transformers during a block from asking whether a mask on an accelerator is all ones: it would wait for the
+    device in every micro-batch. It is not, or `make_batch` would have given none."""
+    if mask is None or mask.device.type == "cpu" or not hasattr(masking_utils, "is_tracing"):
+        yield
+        return
+    asked = masking_utils.is_tracing
+    masking_utils.is_tracing = lambda *_: True  # then it does not ask
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = asked

@@ -60,12 +60,14 @@ class TextPooling:
         if isinstance(output, tuple):
             return (self._states(output[0], self._packing), *output[1:])
         output.last_hidden_state = self._states(output.last_hidden_state, self._packing)
+        if output.hidden_states:  # DeBERTa reads the last of these
+            output.hidden_states = (*output.hidden_states[:-1], output.last_hidden_state)
         return output
 
     def _states(self, hidden: Tensor, packing: Packing) -> Tensor:
         """[1, T, hidden] -> [B, 1, hidden]."""
         if not self._takes_mean:
-            return hidden[0, packing.starts, None]
+            return hidden[0].index_select(0, packing.starts)[:, None]
         tokens = hidden[0, : packing.tokens]
         sums = tokens.new_zeros(len(packing.starts), tokens.shape[1]).index_add_(0, packing.text, tokens)
         return (sums / packing.lengths[:, None])[:, None]

@@ -17,9 +17,11 @@ from leantune.batches.batch import Batch
 from leantune.batches.packing import make_packing
 from leantune.encoder.attention import NAME as PACKED_ATTENTION
 from leantune.encoder.encoder_layer import use_packed_layers, use_stock_layers
+from leantune.encoder.first_tokens import use_all_tokens, use_first_tokens
 from leantune.encoder.head import put_back
 from leantune.encoder.pooling import TextPooling
 from leantune.encoder.positions import position_limit
+from leantune.encoder.relative_encoder import use_relative_encoder, use_stock_encoder
 from leantune.system.device import is_out_of_memory
 from leantune.system.errors import ModelError
 
@@ -38,9 +40,7 @@ def make_packing_possible(model: Any) -> TextPooling | None:
 
     def together() -> Tensor:
         nonlocal pooling
-        model.set_attn_implementation(PACKED_ATTENTION)
-        use_packed_layers(model)
-        pooling = TextPooling(model)
+        pooling = let_packed_rows_through(model)
         places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
         batch = Batch(
             input_ids=torch.cat(texts, dim=1),
@@ -61,8 +61,19 @@ def make_packing_possible(model: Any) -> TextPooling | None:
         if pooling is not None:
             pooling.remove()
         use_stock_layers(model)
+        use_stock_encoder(model)
+        use_all_tokens(model)
         model.set_attn_implementation(before)
     return None
+
+
+def let_packed_rows_through(model: Any) -> TextPooling:
+    """Give the model all that computes packed rows; what it then computes is not proven here."""
+    model.set_attn_implementation(PACKED_ATTENTION)
+    use_relative_encoder(model)
+    use_packed_layers(model)
+    use_first_tokens(model)
+    return TextPooling(model)
 
 
 def takes_padding(model: Any) -> bool:

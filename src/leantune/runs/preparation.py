@@ -17,7 +17,7 @@ from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
 from leantune.inspection.findings import duplicates_across_folds, unknown_tokens, untrained_classes
 from leantune.runs.config import Config
-from leantune.system.device import available_bytes
+from leantune.system.device import available_bytes, count_gpus
 from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
 from leantune.system.formatting import duration
 from leantune.tables.columns import resolve_targets
@@ -360,6 +360,12 @@ def _notes_on_choices(
     if config.precision == "auto":
         reason = f"this device computes {', '.join(supported_precisions(precision.device))}"
     yield Note(about="precision", text=f"{precision.name} on {precision.device} ({reason})")
+    if precision.device.type == "cuda" and (count := count_gpus()) > 1:
+        text = (
+            f"of {count} GPUs one is used, {precision.device}: a run trains on a single device; other folds or seeds "
+        )
+        text += "can train on the others at the same time, each a run with its own `device`"
+        yield Note(about="device", text=text)
     layouts = {"fixed": "fixed padding", "dynamic": "dynamic padding", "packed": "packed rows"}
     layout = layouts[effective.batching.layout]
     if config.batching.layout == "auto" and encoder.pooling is None:

@@ -3,8 +3,9 @@
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import psutil
@@ -34,7 +35,42 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(device.type)
     if str(device) not in have:
         raise DeviceError(f"device: {name!r} is not on this machine, which has {', '.join(have)}")
+    if device.type == "cuda":
+        _refuse_without_kernels(device)
     return device
+
+
+def _refuse_without_kernels(device: torch.device) -> None:
+    """Refuse a GPU for which this torch was not built: its first operation would fail, in the middle of loading."""
+    capability, built = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    if torch.version.hip is None and not has_kernels(capability, built):
+        raise DeviceError(
+            f"device: {torch.cuda.get_device_name(device)} ({device}) has compute capability {capability[0]}."
+            f"{capability[1]}, and torch {torch.__version__} was built for {', '.join(built)}; install a build of "
+            "torch for this GPU (pytorch.org, Get started), or set device: cpu"
+        )
+
+
+def has_kernels(capability: tuple[int, int], built: Sequence[str]) -> bool:
+    """Tell whether kernels for `built` (`sm_80`, `compute_90`) run on a GPU of a compute capability.
+
+    Those for sm_80 run on 8.0 and on later ones of the same generation; what is `compute` is compiled for later
+    generations, too. An empty list tells nothing.
+    """
+    if not built:
+        return True
+    for name in built:
+        kind, _, number = name.partition("_")
+        digits = "".join(filter(str.isdigit, number))  # sm_90a, sm_120f
+        major, minor = int(digits[:-1]), int(digits[-1])
+        if (kind == "compute" and (major, minor) <= capability) or (major == capability[0] and minor <= capability[1]):
+            return True
+    return False
+
+
+def count_gpus() -> int:
+    """Return how many NVIDIA or AMD GPUs this process sees."""
+    return torch.cuda.device_count()
 
 
 def device_key(name: str) -> str:
@@ -67,10 +103,30 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def kernels_of(device: torch.device) -> str:
+    """Return whose kernels compute on a device: its type, and `cuda` for the meta device, on which a GPU's steps are
+    counted without one."""
+    return "cuda" if device.type == "meta" else device.type
+
+
+@cache
+def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """Return NVIDIA's compute capability, an Ampere's for the meta device; None for every other device."""
+    if device.type == "meta":
+        return (8, 0)
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
+
+
 def send(host: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor of the system's memory to the device, without waiting for the device."""
-    # Pinned memory lets the copy run beside the computation; without it every copy waits for the device.
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+    if device.type != "cuda":
+        return host.to(device)
+    # Pinned memory lets the copy run beside the computation; without it every copy waits for the device. It is pinned
+    # through the current device: through another one, that would make a context there, of some hundred megabytes.
+    with torch.cuda.device(device):
+        return host.pin_memory().to(device, non_blocking=True)
 
 
 def synchronize(device: torch.device) -> None:

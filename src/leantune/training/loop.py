@@ -1,6 +1,6 @@
 """The training loop of one fold, as a generator of events: the caller records, shows and saves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 
@@ -133,12 +133,20 @@ def train_fold(
     if fold.scale is not None:
         rows = replace(rows, targets=fold.scale.standardize(rows.targets))
     plan: EpochPlan | None = None
+    latest: StepResult | None = None
+
+    def learning_rate() -> float:
+        _settle(state, latest, fold)
+        return learning_rate_at(state.schedule_step, fold.total_steps, fold.optimizer)
+
     while True:
         if state.evaluated_step < state.step and fold.is_evaluated(state.step):
             yield from _evaluate(
                 encoder, measured, fold, state, task=task, precision=precision, clock=clock, at=readings
             )
         if fold.is_over(state):
+            _settle(state, latest, fold)
+            yield from readings.take()
             if state.step < fold.total_steps:
                 text = f"no better evaluation in the last {fold.evaluation.patience}: ended at step {state.step}"
                 yield Note(about="patience", text=f"{text} of {fold.total_steps}")
@@ -150,7 +158,6 @@ def train_fold(
         planned = plan.step(index)
         numbers = [fold.training_rows[micro] for micro in planned.micro_batches]
         total_weight = float(measured.weights[fold.training_rows[planned.rows]].sum()) or 1.0
-        learning_rate = learning_rate_at(state.schedule_step, fold.total_steps, fold.optimizer)
         if not encoder.model.training:  # loaded, or just evaluated
             encoder.model.train()
         try:
@@ -167,6 +174,7 @@ def train_fold(
                 learning_rate=learning_rate,
             )
         except Stopped:
+            _settle(state, latest, fold)
             yield from readings.take()
             raise
         if isinstance(result, np.ndarray):  # the rows of a micro-batch that did not fit
@@ -175,18 +183,25 @@ def train_fold(
             plan = None
             yield note
             continue
-        _advance(state, result, fold)
-        readings.add(state.step, result, learning_rate, numbers, rows)
+        state.step, latest = state.step + 1, result
+        readings.add(state.step, result, numbers, rows)
         is_saved = fold.checkpoint.is_due(state.step, fold.steps_per_epoch)
         if is_saved or fold.is_evaluated(state.step) or readings.are_due():
+            _settle(state, latest, fold)
             yield from readings.take()
 
 
-def _advance(state: TrainState, result: StepResult, fold: Fold) -> None:
-    """Count a step; raises `TrainingError` where fp16 has skipped too many in a row."""
-    state.step += 1
-    state.schedule_step += not result.skipped  # a step that fp16 skipped does not advance the schedule
-    state.skipped_in_a_row = state.skipped_in_a_row + 1 if result.skipped else 0
+def _settle(state: TrainState, latest: StepResult | None, fold: Fold) -> None:
+    """Count the `latest` step for the schedule, once; raises `TrainingError` where fp16 has skipped too many in a row.
+
+    Only under fp16 this waits for the device, until that step is done: see `optimizer_step`.
+    """
+    if latest is None or state.settled_step == state.step:
+        return
+    state.settled_step = state.step
+    is_skipped = latest.skipped is not None and bool(latest.skipped)
+    state.schedule_step += not is_skipped  # a step that fp16 skipped does not advance the schedule
+    state.skipped_in_a_row = state.skipped_in_a_row + 1 if is_skipped else 0
     if state.skipped_in_a_row == MOST_SKIPPED_STEPS:
         raise TrainingError(
             f"fp16 overflowed in {MOST_SKIPPED_STEPS} steps in a row, up to step {state.step} (fold {fold.number}), "
@@ -271,7 +286,7 @@ def _attempt(
     total_weight: float,
     task: Task,
     precision: Precision,
-    learning_rate: float,
+    learning_rate: Callable[[], float],
 ) -> StepResult | NDArray[np.int64]:
     """Take a step of the micro-batches `numbers`, of which `windows` are read, or return the one for which there was no
     memory.

@@ -55,14 +55,10 @@ class Readings:
         """Seconds in this fold's optimizer steps until now."""
         return self._clock.seconds("train") - self._before
 
-    def add(
-        self, step: int, result: StepResult, learning_rate: float, numbers: list[NDArray[np.int64]], rows: Rows
-    ) -> None:
+    def add(self, step: int, result: StepResult, numbers: list[NDArray[np.int64]], rows: Rows) -> None:
         """Remember a step; `numbers` are the rows of each micro-batch."""
         lengths = [rows.sequences.lengths[micro] for micro in numbers]
-        self._waiting.append(
-            _Waiting(step=step, result=result, learning_rate=learning_rate, numbers=numbers, lengths=lengths)
-        )
+        self._waiting.append(_Waiting(step=step, result=result, numbers=numbers, lengths=lengths))
 
     def are_due(self) -> bool:
         """Tell whether it is time to read."""
@@ -77,13 +73,15 @@ class Readings:
             return
         results = [waiting.result for waiting in self._waiting]
         read: Tensor = torch.stack([torch.cat((r.losses, r.gradient_norm.float()[None])) for r in results])
+        numbers = read.tolist()  # waits for the device: the time is read after that
         seconds = self.train_seconds()
         all_tokens = sum(int(micro.sum()) for waiting in self._waiting for micro in waiting.lengths)
         speed = all_tokens / max(seconds - self._seconds_at, 1e-9)
         memory = device_bytes(self._device)
-        for waiting, (*losses, norm) in zip(self._waiting, read.tolist(), strict=True):
+        for waiting, (*losses, norm) in zip(self._waiting, numbers, strict=True):
             loss = float(np.mean(losses * self._units))
-            step, lengths, skipped = waiting.step, waiting.lengths, waiting.result.skipped
+            step, lengths = waiting.step, waiting.lengths
+            skipped = waiting.result.skipped is not None and not np.isfinite(norm)
             for name, number in (("loss", loss), ("gradient norm", norm)):
                 if not np.isfinite(number) and not skipped:
                     raise TrainingError(
@@ -96,7 +94,7 @@ class Readings:
                 step=step,
                 epoch=step / self._steps_per_epoch,
                 loss=loss if np.isfinite(loss) else None,
-                learning_rate=waiting.learning_rate,
+                learning_rate=waiting.result.learning_rate,
                 gradient_norm=None if skipped else norm,
                 skipped=skipped,
                 rows=len(np.unique(np.concatenate(waiting.numbers))),
@@ -117,7 +115,6 @@ class _Waiting:
 
     step: int
     result: StepResult
-    learning_rate: float
     numbers: list[NDArray[np.int64]]
     """Rows of each micro-batch, each once for every window that was read of it."""
     lengths: list[NDArray[np.int32]]

@@ -24,6 +24,8 @@ class TrainState:
     """Steps done."""
     schedule_step: int = 0
     """Steps done that fp16 did not skip: only these move the learning rate on."""
+    settled_step: int = 0
+    """The last step that is counted in `schedule_step` and `skipped_in_a_row`, which wait for the device under fp16."""
     skipped_in_a_row: int = 0
     evaluated_step: int = 0
     """The last step that was evaluated; 0 before the first."""

@@ -1,6 +1,6 @@
 """One optimizer step whose gradient does not depend on how its rows were cut into micro-batches (laws 1 and 2)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,9 @@ class StepResult:
     """Weighted means over the step's rows, [K]: `Task.losses`, of which the mean is minimised."""
     gradient_norm: Tensor
     """Before clipping, a scalar."""
-    skipped: bool
-    """True where fp16 overflowed: the weights are untouched."""
+    skipped: Tensor | None
+    """True, a scalar, where fp16 overflowed: the weights are untouched. None in every other format."""
+    learning_rate: float
 
 
 class DoesNotFitError(Exception):
@@ -72,11 +73,11 @@ def apply_gradients(
     learning_rate: float,
     clip_norm: float | None,
     precision: Precision,
-) -> tuple[Tensor, bool]:
+) -> tuple[Tensor, Tensor | None]:
     """Clip the accumulated gradients, step the optimizer and clear them; return the norm before clipping, and whether
-    the step was skipped because fp16 overflowed.
+    the step was skipped because fp16 overflowed (None in every other format).
 
-    Waits for the device only under fp16, where the loss scaler must know about an overflow.
+    Never waits for the device: under fp16 the fused step itself looks at the overflow there.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -87,16 +88,14 @@ def apply_gradients(
     norm = torch.nn.utils.get_total_norm(gradients)
     if clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    skipped = False
     if scaler is None:
         optimizer.step()
     else:
-        scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
-        skipped = scaler.get_scale() < scale  # the scaler backs off exactly where it found an overflow
     optimizer.zero_grad(set_to_none=True)
-    return norm, skipped
+    # The scaler skips a step where a gradient is not finite, and then the norm is not either.
+    return norm, None if scaler is None else ~norm.isfinite()
 
 
 def optimizer_step(
@@ -107,16 +106,21 @@ def optimizer_step(
     total_weight: float,
     task: Task,
     precision: Precision,
-    learning_rate: float,
+    learning_rate: float | Callable[[], float],
     clip_norm: float | None,
 ) -> StepResult:
-    """Learn from one step's rows. Raises `DoesNotFitError`; then nothing was learned, and `grad` is to be cleared."""
+    """Learn from one step's rows. Raises `DoesNotFitError`; then nothing was learned, and `grad` is to be cleared.
+
+    A `learning_rate` that is a function is asked once the device has all the work of the backward passes: it may then
+    wait for the step before, while the device goes on.
+    """
     losses = accumulate_gradients(encoder, batches, total_weight=total_weight, task=task, precision=precision)
+    rate = learning_rate() if callable(learning_rate) else learning_rate
     norm, skipped = apply_gradients(
         list(encoder.model.parameters()),
         optimizer,
-        learning_rate=learning_rate,
+        learning_rate=rate,
         clip_norm=clip_norm,
         precision=precision,
     )
-    return StepResult(losses=losses, gradient_norm=norm, skipped=skipped)
+    return StepResult(losses=losses, gradient_norm=norm, skipped=skipped, learning_rate=rate)

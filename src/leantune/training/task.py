@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from leantune.system.device import send
 from leantune.system.errors import SettingsError
 from leantune.system.settings import Section
 from leantune.tables.targets import Targets, TaskKind
@@ -75,7 +76,7 @@ class Task:
             asked = targets + self.label_smoothing * (0.5 - targets)
             losses = F.binary_cross_entropy_with_logits(logits, asked, reduction="none")
             if self.label_weights is not None:
-                without, having = torch.tensor(self.label_weights, device=logits.device).T
+                without, having = send(torch.tensor(self.label_weights), logits.device).T
                 losses = losses * torch.where(targets > 0.5, having, without)
             return losses * known
         return F.cross_entropy(logits, targets, reduction="none", label_smoothing=self.label_smoothing)[:, None]
