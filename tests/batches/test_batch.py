@@ -152,7 +152,7 @@ def test_a_planted_bug_is_seen(
         assert packed.pooling is not None
         right = packed.pooling.positions
         monkeypatch.setattr(packed.pooling, "positions", lambda batch: right(batch) + 1)
-        if name == "modernbert":
+        if name in ("modernbert", "deberta-v2"):
             pytest.skip("its positions are relative: all of them one higher change nothing")
     with pytest.raises((AssertionError, RuntimeError)):
         torch.testing.assert_close(logits_of(packed, rows, WHOLE, "none"), expected, rtol=0, atol=1e-5)

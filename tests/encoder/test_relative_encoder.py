@@ -198,9 +198,9 @@ def test_with_dropout_outputs_have_the_stock_models_mean_and_deviation(
     ):
         encoder.model.train()
         torch.manual_seed(0)
-        batch = make_batch(rows.sequences, np.repeat([0, 1], 200), pad_id=encoder.pad_id, padding=padding, device=CPU)
+        batch = make_batch(rows.sequences, np.repeat([0, 1], 20), pad_id=encoder.pad_id, padding=padding, device=CPU)
         with torch.no_grad():
-            samples.append(torch.cat([encoder.logits(batch).view(2, -1) for _ in range(10)], dim=1))
+            samples.append(torch.cat([encoder.logits(batch).view(2, -1) for _ in range(30)], dim=1))
     stock, packed = samples
     count = stock.shape[1]
     error = stock.std(1) * (2 / count) ** 0.5
