@@ -30,13 +30,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DebertaV2Config, MPNetConfig
 
-from leantune.batches.batch import make_batch
+from leantune.batches.batch import TrainingBatch, make_batch
 from leantune.encoder.loading import load_encoder, model_path, train_rows_in_use
 from leantune.encoder.model import ModelSettings
 from leantune.tokens.truncation import Sequences
 from leantune.training.optim import ResolvedOptimizer, make_optimizer
 from leantune.training.precision import make_precision
-from leantune.training.step import apply_gradients
+from leantune.training.step import optimizer_step
+from leantune.training.task import Task
 
 CPU = torch.device("cpu")
 MICRO_BATCH_TOKENS = 2048
@@ -110,13 +111,24 @@ def packed_step(options: argparse.Namespace) -> Callable[[], None]:
         tokens += len(row)
 
     def step() -> None:
-        for part in parts:
-            batch = make_batch(sequences, np.array(part), pad_id=encoder.pad_id, padding="none", device=CPU)
-            with precision.compute():
-                logits = encoder.logits(batch)
-            (logits.square().sum() / options.rows).backward()
-        fixed = {"learning_rate": 2e-5, "clip_norm": 1.0, "precision": precision}
-        apply_gradients(list(encoder.model.parameters()), optimizer, **fixed)
+        batches = (
+            TrainingBatch(
+                inputs=make_batch(sequences, np.array(part), pad_id=encoder.pad_id, padding="none", device=CPU),
+                targets=torch.zeros(len(part), 1),
+                weights=torch.ones(len(part)),
+            )
+            for part in parts
+        )
+        optimizer_step(
+            encoder,
+            optimizer,
+            batches,
+            total_weight=options.rows,
+            task=Task(kind="regression", labels=("y",)),
+            precision=precision,
+            learning_rate=2e-5,
+            clip_norm=1.0,
+        )
 
     return step
 

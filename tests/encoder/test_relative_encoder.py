@@ -198,9 +198,9 @@ def test_with_dropout_outputs_have_the_stock_models_mean_and_deviation(
     ):
         encoder.model.train()
         torch.manual_seed(0)
-        batch = make_batch(rows.sequences, np.repeat([0, 1], 200), pad_id=encoder.pad_id, padding=padding, device=CPU)
+        batch = make_batch(rows.sequences, np.repeat([0, 1], 20), pad_id=encoder.pad_id, padding=padding, device=CPU)
         with torch.no_grad():
-            samples.append(torch.cat([encoder.logits(batch).view(2, -1) for _ in range(10)], dim=1))
+            samples.append(torch.cat([encoder.logits(batch).view(2, -1) for _ in range(30)], dim=1))
     stock, packed = samples
     count = stock.shape[1]
     error = stock.std(1) * (2 / count) ** 0.5
@@ -265,3 +265,17 @@ def test_the_projections_of_distances_are_made_once_a_layer_and_of_rows_in_reach
     assert len(seen) == len(encoder_layers(encoder.model))
     assert len(batch.packing.groups) == 1
     assert all(len(positions.keys) <= 2 * width + 3 < 64 for positions in seen)
+
+
+def test_operations_are_counted_without_distances_that_a_text_does_not_have(
+    tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With a larger table of distances a short text needs no more operations."""
+    counts = []
+    for buckets in (32, 128):
+        folder = make_folder(tiny_encoder_dir("deberta-v2"), tmp_path / str(buckets), {"position_buckets": buckets})
+        flops = load_tiny(folder).training_flops
+        assert flops is not None
+        counts.append([flops(np.array([length], dtype=np.int32)) for length in (1, 8, 64)])
+    np.testing.assert_allclose(counts[0], counts[1], rtol=1e-3)
+    assert counts[0][0] < counts[0][1] / 4

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 from leantune.encoder.encoder_layer import count_unread_flops
 from leantune.encoder.model import FlopCount
@@ -58,8 +59,8 @@ def _count_distance_flops(model: Any, length: NDArray[np.float64]) -> NDArray[np
     embedding of distances, which all texts may share, and products with distances that the text does not have."""
     needless = np.zeros_like(length)
     for layer in getattr(getattr(model.base_model, "encoder", None), "layer", ()):
-        own = getattr(layer.attention, "self", None)
-        if own is None or not getattr(own, "relative_attention", False):
+        own = getattr(getattr(layer, "attention", None), "self", None)
+        if not isinstance(own, DisentangledSelfAttention) or not own.relative_attention:
             continue
         rows, terms = 2 * own.pos_ebd_size, count_terms(own)
         projections = 2 if own.share_att_key else terms
