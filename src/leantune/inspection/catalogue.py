@@ -77,7 +77,7 @@ CHECKS = (
         "outliers",
         "targets",
         finds="Target values that lie far outside of all others.",
-        how="Distance from the median of more than 8 times the usual (median) distance.",
+        how="Distance from the median of more than 12 times the usual (median) distance.",
         why="The squared error is dominated by such rows. Many are typing errors or marks of a missing value.",
     ),
     _check(

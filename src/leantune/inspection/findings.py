@@ -163,8 +163,8 @@ def untrained_classes(table: Table, targets: Targets, folds: Folds, numbers: Seq
         code="LT301",
         severity="warning",
         found=f"{count_rows(len(found))} (the first is {table.describe_place(int(found[0]))}) validate with {plural} "
-        f"that no training row{' of the same fold' if several else ''} has: {', '.join(parts)}{more}. A model cannot learn a "
-        f"{what} that it never sees, and is measured on it",
+        f"that no training row{' of the same fold' if several else ''} has: {', '.join(parts)}{more}. A model "
+        f"cannot learn a {what} that it never sees, and is measured on it",
         advice=f"let rows of each {what} train, merge {plural}, or remove these rows",
     )
 

@@ -116,7 +116,7 @@ def contradicting_targets(table: Table, targets: Targets) -> Iterator[Finding]:
     worst = int(spread.argmax())
     rows = np.flatnonzero(codes == worst)
     rows = rows[np.argsort(matrix[rows, int((high - low)[worst].argmax())], kind="stable")][[0, -1]]
-    cells = targets.readable(rows).to_pylist()
+    cells = [_readable(targets, int(row)) for row in rows]
     what = f"{table.describe_place(int(rows[0]))} ({cells[0]}) and {table.describe_place(int(rows[1]))} ({cells[1]})"
     yield Finding(
         code="LT404",
@@ -125,6 +125,13 @@ def contradicting_targets(table: Table, targets: Targets) -> Iterator[Finding]:
         f"target, such as {what}: {shown(table.texts[0][int(rows[0])].as_py(), 50)}",
         advice="correct them, or give such rows one target (the mean, or the most frequent class)",
     )
+
+
+def _readable(targets: Targets, row: int) -> str:
+    if targets.kind == "multilabel":
+        return ", ".join(np.array(targets.classes)[targets.values[row] > 0.5]) or "no label"
+    cell = targets.readable(np.array([row]))[0].as_py()
+    return ", ".join(f"{number:.4g}" for number in cell) if isinstance(cell, list) else str(cell)
 
 
 def suggested_groups(

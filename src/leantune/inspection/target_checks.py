@@ -18,8 +18,8 @@ from leantune.tables.targets import Targets
 
 FEW_ROWS = 10
 DOMINATES = 0.9
-FAR_AWAY = 8.0
-"""Times the median distance from the median: beyond it lies 1 in 16 million of a normal distribution."""
+FAR_AWAY = 12.0
+"""Times the median distance from the median: 8 standard deviations of a normal distribution."""
 MOST_STEPS = 30
 """Different values of a target that is a scale with steps."""
 NEARLY_THE_SAME = 0.95
