@@ -9,8 +9,6 @@ further package is needed: MinHash (datasketch, rensa) would be faster from abou
 some pairs.
 """
 
-import math
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -132,7 +130,8 @@ def _candidates(sets: sparse.csr_matrix, alike: float) -> IntArray:
         found.append(np.stack([product.row[above] + begin, product.col[above]], axis=1).astype(np.int64))
     pairs = np.concatenate(found)
     one, other = sizes[pairs[:, 0]], sizes[pairs[:, 1]]  # sets of very different sizes cannot be alike
-    return pairs[np.minimum(one, other) >= alike * np.maximum(one, other)]
+    close: IntArray = pairs[np.minimum(one, other) >= alike * np.maximum(one, other)]
+    return close
 
 
 def _jaccard(sets: sparse.csr_matrix, pairs: IntArray) -> NDArray[np.float64]:
@@ -148,4 +147,5 @@ def chosen_rows(count: int) -> IntArray:
     """Return the rows that are compared, ascending: all, or the first of a seeded shuffle."""
     if count <= MOST_TEXTS:
         return np.arange(count, dtype=np.int64)
-    return np.sort(np.random.RandomState(0).permutation(count)[: math.floor(MOST_TEXTS)]).astype(np.int64)
+    chosen: IntArray = np.sort(np.random.RandomState(0).permutation(count)[:MOST_TEXTS]).astype(np.int64)
+    return chosen
