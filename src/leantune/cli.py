@@ -230,7 +230,8 @@ def inspect(
         str | None, typer.Option(metavar="MODEL", help="An encoder: adds tokens, padding, times and settings.")
     ] = None,
     output: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Write .html, .md or .json; repeat for several.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Write .html, .md, .json, or .yaml: the settings; may be repeated."),
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(metavar="CODE", help="Finding to leave out, such as LT403; repeat for several.")

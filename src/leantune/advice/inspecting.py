@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from leantune.advice.blocks import Block, Cells, Paragraph, Section
 from leantune.advice.inspection import Inspection, check_codes, sort_findings
-from leantune.advice.probe import prepare_quietly
+from leantune.advice.probe import measure, prepare_quietly
 from leantune.advice.run_parts import (
     Answers,
     describe_calibration,
@@ -153,7 +153,9 @@ def inspect_table(config: Config, ignored: tuple[str, ...], *, has_model: bool) 
         prepared, encoder = prepare_quietly(quiet)
         parts["tokens"] = describe_tokens(prepared, encoder, table, config.model.name)
         known = (*findings, *(finding for part in parts.values() for finding in part.findings))
-        parts["advice"], settings = advise(quiet, prepared, encoder, known)
+        cost = measure(prepared, encoder)
+        del encoder  # its memory is the next candidate's
+        parts["advice"], settings = advise(quiet, prepared, cost, known)
     else:
         left_out = Paragraph(
             text="Left out, since they need a model: lengths in tokens, what max_length cuts, padding, unknown tokens, "
@@ -186,12 +188,12 @@ def _in_order(parts: Mapping[str, Part]) -> list[Part]:
 def _describe_copies(table: Table, copies: NearCopies) -> Part:
     """Show the pairs of rows whose texts are most alike, but not the same."""
     order = np.argsort(-copies.similarity, kind="stable")
-    order = order[copies.similarity[order] < 1][:10]
+    order = order[copies.similarity[order] < 1][:6]
     lines = tuple(
         (
             f"{table.place(int(one))[1] + 1} and {table.place(int(other))[1] + 1}",
             percent(float(copies.similarity[place])),
-            f"{shown(table.texts[-1][int(one)].as_py(), 100)} / {shown(table.texts[-1][int(other)].as_py(), 100)}",
+            f"{shown(table.texts[-1][int(one)].as_py(), 80)} / {shown(table.texts[-1][int(other)].as_py(), 80)}",
         )
         for place in order
         for one, other in [copies.pairs[place]]

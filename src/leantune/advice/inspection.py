@@ -20,7 +20,7 @@ from leantune.inspection.catalogue import BY_CODE
 from leantune.inspection.findings import Finding
 from leantune.report import drawing
 from leantune.report.pages import code_block, escape_markdown
-from leantune.system.errors import SavingError, SettingsError
+from leantune.system.errors import SettingsError
 from leantune.system.files import write_text
 from leantune.system.terminal import printable
 
@@ -28,7 +28,7 @@ SEVERITIES = ("error", "warning", "note")
 MARKS = {"error": "✖", "warning": "▲", "note": "○"}
 """A shape for each severity, so that no colour has to say it."""
 COLUMNS = 80
-FORMATS = (".html", ".md", ".json")
+FORMATS = (".html", ".md", ".json", ".yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,23 @@ class Inspection:
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: str | Path) -> None:
-        """Write a file: .html, .md or .json; raises `SettingsError` for another name, `SavingError` if it cannot."""
+        """Write a file: .html, .md, .json, or .yaml for the settings alone.
+
+        Raises `SettingsError` for another name, and `SavingError` if it cannot be written.
+        """
         path = check_output(Path(path))
-        makers = {".html": self.html, ".md": self.markdown, ".json": self.json}
-        try:
-            write_text(path, makers[path.suffix.lower()]())
-        except OSError as error:
-            raise SavingError(f"{path}: cannot be written: {error.strerror}") from error
+        if path.suffix.lower() == ".yaml" and not self.settings:
+            raise SettingsError(f"--output: {path}: settings need a table and a model; give --model MODEL")
+        match path.suffix.lower():
+            case ".html":
+                text = self.html()
+            case ".md":
+                text = self.markdown()
+            case ".json":
+                text = self.json()
+            case _:
+                text = self.settings
+        write_text(path, text)
 
     def __str__(self) -> str:
         file = io.StringIO()
@@ -140,7 +150,12 @@ def check_output(path: Path) -> Path:
     """Return the path of a file to write; raises `SettingsError` where its name says no known format."""
     if path.suffix.lower() not in FORMATS:
         raise SettingsError(f"--output: found {str(path)!r}, expected a name that ends with {', '.join(FORMATS)}")
-    return path.expanduser()
+    path = path.expanduser()
+    if not path.parent.is_dir():
+        raise SettingsError(
+            f"--output: {path}: found no folder {path.parent}, expected one; make it, or correct the name"
+        )
+    return path
 
 
 def check_codes(codes: Iterable[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ The steps are those with which training begins: drawn at random, so that they ar
 position that the encoder computes, times the positions that the planner counts in the whole epoch, is the epoch's time.
 """
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +29,7 @@ from leantune.training.state import TrainState
 
 SECONDS = 8.0
 """Of optimizer steps, for each candidate: with fewer, the first steps and chance would weigh too much."""
-LEAST_STEPS, MOST_STEPS = 6, 200
+LEAST_STEPS, MOST_STEPS = 8, 200
 WARM_UP = 2
 """Steps that are not counted: kernels are made and memory is claimed in them."""
 
@@ -45,6 +46,8 @@ class Measured:
     """That were measured."""
     scatter: float
     """Standard error of the time, as a share of it, from the scatter between the steps."""
+    processor_seconds_per_epoch: float | None
+    """Of all threads of this process; None on another device. Other programs hardly change it."""
     peak_bytes: int
     memory_of: str
     """`device` or `process`."""
@@ -84,20 +87,21 @@ def measure(prepared: Prepared, encoder: Encoder, *, seconds: float = SECONDS) -
     state = TrainState(optimizer=make_optimizer(encoder.model, fold.optimizer))
     clock = PhaseClock(None, partial(synchronize, device))
     precision = make_precision(prepared.precision.name, device)
-    readings: list[tuple[float, int]] = []  # seconds and positions since the last reading
-    at, computed, steps = 0.0, 0, 0
+    readings: list[tuple[float, float, int]] = []  # seconds, processor seconds, positions since the last reading
+    at, busy, computed, steps = 0.0, time.process_time(), 0, 0
     events = train_fold(encoder, lesson.rows, fold, state, task=lesson.task, precision=precision, clock=clock)
     for event in events:
         if not isinstance(event, TrainStep):
             continue
         steps, computed = steps + 1, computed + event.computed_tokens
-        if event.train_seconds > at and steps > WARM_UP:
-            readings.append((event.train_seconds - at, computed))
         if event.train_seconds > at:
-            at, computed = event.train_seconds, 0
+            now = time.process_time()
+            if steps > WARM_UP:
+                readings.append((event.train_seconds - at, now - busy, computed))
+            at, busy, computed = event.train_seconds, now, 0
         if (at >= seconds and steps >= LEAST_STEPS + WARM_UP) or steps >= MOST_STEPS:
             break
-    spent, counted = np.array(readings or [(at, max(1, computed))]).T
+    spent, processor, counted = np.array(readings or [(at, at, max(1, computed))]).T
     rate = spent.sum() / counted.sum()
     scatter = float(np.std(spent - rate * counted) * np.sqrt(len(spent)) / spent.sum())
     on_device = peak_device_bytes(device)
@@ -109,6 +113,9 @@ def measure(prepared: Prepared, encoder: Encoder, *, seconds: float = SECONDS) -
         steps=len(readings),
         scatter=scatter,
         peak_bytes=peak_process_bytes() if on_device is None else on_device,
+        processor_seconds_per_epoch=float(processor.sum() / counted.sum() * positions)
+        if device.type == "cpu"
+        else None,
         memory_of="process" if on_device is None else "device",
     )
 

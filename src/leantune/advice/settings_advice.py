@@ -1,6 +1,7 @@
 """Settings to train with, each with its reason and what it is expected to bring, and what candidates cost."""
 
-from dataclasses import dataclass
+import textwrap
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,12 @@ from leantune.advice.blocks import Block, Cells, Code, Paragraph, Section
 from leantune.advice.probe import Measured, measure, prepare_quietly
 from leantune.advice.table_parts import Part
 from leantune.batches.plan import TokensPerMicroBatch
-from leantune.encoder.model import Encoder
 from leantune.inspection.findings import Finding, percent
 from leantune.runs.config import Config, dump_config
 from leantune.runs.preparation import Prepared
 from leantune.system.formatting import duration
 
-WORTH = 0.95
+WORTH = 0.93
 """Settings that change nothing that is learned are advised where they take at most this share of the default's time."""
 LESS = 0.9
 """Share of the tokens that a shorter max_length keeps at least, to be tried as a candidate."""
@@ -33,14 +33,16 @@ class Candidate:
     measured: Measured
 
 
-def advise(config: Config, prepared: Prepared, encoder: Encoder, findings: tuple[Finding, ...]) -> tuple[Part, str]:
-    """Measure the candidates, and return what they cost, with the settings to train with as YAML.
+def advise(config: Config, prepared: Prepared, cost: Measured, findings: tuple[Finding, ...]) -> tuple[Part, str]:
+    """Measure the candidates beside the settings of `prepared`, which `cost` what was measured already.
 
-    The encoder is changed by it.
+    Return what all of them cost, and the settings to train with as YAML.
     """
-    default = Candidate(name="default", changes={}, learns_the_same=True, measured=measure(prepared, encoder))
-    del encoder
-    candidates = [default, *(_try(config, name, changes, same) for name, changes, same in _changes(prepared))]
+    tried = [_try(config, name, changes, same) for name, changes, same in _changes(prepared)]
+    default, *others = _at_one_speed(
+        [Candidate(name="default", changes={}, learns_the_same=True, measured=cost), *tried]
+    )
+    candidates = [default, *others]
     safe = [candidate for candidate in candidates if candidate.learns_the_same]
     best = min(safe, key=lambda candidate: candidate.measured.seconds_per_epoch)
     if best.measured.seconds_per_epoch > WORTH * default.measured.seconds_per_epoch:
@@ -49,11 +51,12 @@ def advise(config: Config, prepared: Prepared, encoder: Encoder, findings: tuple
     usual = default.measured
     blocks: list[Block] = [
         Paragraph(
-            text="Each line was measured on this machine with the first optimizer steps of a real training. Other "
-            "programs that run at the same time change the figures."
+            text=f"Each line was measured on this machine with the first optimizer steps of a real training "
+            f"({cost.steps:,} to {max(c.measured.steps for c in candidates):,} of {cost.total_steps:,}). "
+            f"{_other_programs(cost)}"
         ),
         Cells(
-            head=("settings", "an epoch", "training", "memory", "learns the same", "steps measured"),
+            head=("settings", "an epoch", "training", "memory", "learns the same"),
             lines=tuple(
                 (
                     c.name,
@@ -61,7 +64,6 @@ def advise(config: Config, prepared: Prepared, encoder: Encoder, findings: tuple
                     duration(c.measured.train_seconds),
                     f"{c.measured.peak_bytes / 2**30:.2f} GiB",
                     "yes" if c.learns_the_same else "no",
-                    f"{c.measured.steps:,} of {c.measured.total_steps:,}",
                 )
                 for c in candidates
             ),
@@ -90,6 +92,33 @@ def advise(config: Config, prepared: Prepared, encoder: Encoder, findings: tuple
         "advised": best.name,
     }
     return Part(section=Section(title="Settings, measured", blocks=tuple(blocks)), data=data), settings
+
+
+def _at_one_speed(candidates: list[Candidate]) -> list[Candidate]:
+    """On a CPU, turn the processor's time into seconds at the same speed for all candidates.
+
+    They are measured one after the other, and what else the machine does changes meanwhile.
+    """
+    processor = [c.measured.processor_seconds_per_epoch for c in candidates]
+    known = [seconds for seconds in processor if seconds is not None]
+    if len(known) < len(candidates):
+        return candidates
+    slowness = sum(c.measured.seconds_per_epoch for c in candidates) / sum(known)
+    return [
+        replace(c, measured=replace(c.measured, seconds_per_epoch=seconds * slowness))
+        for c, seconds in zip(candidates, known, strict=True)
+    ]
+
+
+def _other_programs(cost: Measured) -> str:
+    """Say how much of the processor this process had, where that was little."""
+    if cost.processor_seconds_per_epoch is None:
+        return "Other programs that run at the same time change the figures."
+    cores = cost.processor_seconds_per_epoch / cost.seconds_per_epoch
+    text = "They hold for what else the machine does now"
+    if cores < 0.8:
+        text += f": this process had only {cores:.0%} of one core, so that training on an idle machine is faster"
+    return f"{text}."
 
 
 def _changes(prepared: Prepared) -> list[tuple[str, dict[str, Any], bool]]:
@@ -148,7 +177,9 @@ def _yaml(
         if name == "task":
             lines.append(_line("task", prepared.targets.kind, reasons["task"], indent=2))
         elif name in config.data.model_fields_set:
-            lines.append(_line(name, given[name], reasons.get(name, "as asked"), indent=2))
+            value = given[name]
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            lines.append(_line(name, value, reasons.get(name, "as asked"), indent=2))
     lines += ["model:", _line("name", config.model.name, "as asked", indent=2)]
     codes = {finding.code for finding in findings}
     reason = f"nothing is cut: the longest row has {int(sequences.full_lengths.max()):,} tokens"
@@ -210,7 +241,9 @@ def _gain(layout: str, default: Candidate, best: Candidate) -> str:
 
 
 def _line(name: str, value: Any, reason: str, *, indent: int) -> str:
-    """Return one line of YAML with its reason as a comment."""
+    """Return one line of YAML below its reason as a comment."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).strip()
     text = text.removesuffix("...").strip()
-    return f"{' ' * indent}{name}: {text}  # {' '.join(reason.split())}"
+    margin = " " * indent
+    comment = textwrap.wrap(" ".join(reason.split()), 78, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ")
+    return "\n".join([*comment, f"{margin}{name}: {text}"])
