@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from leantune.advice.blocks import Block, Cells, Paragraph, Section
 from leantune.advice.inspection import Inspection, check_codes, sort_findings
@@ -51,12 +50,13 @@ from leantune.inspection.target_checks import (
     rare_classes,
     rounded_scale,
 )
-from leantune.runs.config import Config, load_config
-from leantune.system.errors import LeantuneError, SettingsError
+from leantune.runs.config import Config, assign, dump_config, load_config
+from leantune.system.errors import InputError, SettingsError
+from leantune.system.settings import check
 from leantune.tables.folds import fold_table
 from leantune.tables.memory import MemoryTable, as_origin
 from leantune.tables.readers import shown
-from leantune.tables.table import Table, read_table
+from leantune.tables.table import DataSettings, Table, read_table
 
 NO_MODEL = "none"
 """Stands for the model in settings that are read without one."""
@@ -98,12 +98,14 @@ def inspect_any(
     path = flags.get("data.path")
     if isinstance(path, str | Path) and Path(path).expanduser().is_dir():
         others = sorted(name for name in flags if name != "data.path")
-        if others or config is not None or tuple(assignments):
+        given = tuple(assignments)
+        if others or config is not None or any(not text.startswith("data.") for text in given):
             raise SettingsError(
-                f"{path}: found a folder, which is inspected as a run, expected no settings beside it ("
-                f"{', '.join(others) or '--config, --set'}); remove them, or give the file of a table"
+                f"{path}: found a folder, which is inspected as a run, expected no settings beside it but --set "
+                f"data.KEY=VALUE, and found {', '.join(others) or '--config or --set'}; remove them, or give the file "
+                "of a table"
             )
-        return inspect_run(Path(path), ignored)
+        return inspect_run(Path(path), ignored, given)
     has_model = "model.name" in flags
     if not has_model and config is None:
         flags = {**flags, "model.name": NO_MODEL}
@@ -213,11 +215,17 @@ def _describe_copies(table: Table, copies: NearCopies) -> Part:
     return Part(section=Section(title="Copies and near copies", blocks=tuple(blocks)), data=data)
 
 
-def inspect_run(folder: Path, ignored: tuple[str, ...]) -> Inspection:
-    """Inspect the validation rows of a finished run."""
+def inspect_run(folder: Path, ignored: tuple[str, ...], assignments: tuple[str, ...] = ()) -> Inspection:
+    """Inspect the validation rows of a finished run.
+
+    `assignments` such as `data.path=train.csv` say where its table is now, and how it is read.
+    """
     run = open_run(folder)
     found = read_out_of_fold(run)
-    texts, columns, left_out = _texts_of(run.config, found.rows)
+    settings = dump_config(run.config)
+    for assignment in assignments:
+        assign(settings, assignment)
+    texts, columns, left_out = _texts_of(check(DataSettings, settings["data"], "data"), found)
     answers = Answers(run=run, found=found, texts=texts, columns=columns)
     parts = {
         "run": describe_run(answers),
@@ -242,16 +250,17 @@ def inspect_run(folder: Path, ignored: tuple[str, ...]) -> Inspection:
 
 def _texts_of(config: Config, rows: NDArray[np.int64]) -> tuple[tuple[pa.Array, ...] | None, dict[str, pa.Array], str]:
     """Return the texts and other columns of a run's validation rows, or why there are none."""
-    if any(isinstance(path, MemoryTable) for path in config.data.files):
-        return None, {}, "The table was in memory, so that texts and columns are not shown."
+    advice = "say where it is with --set data.path=FILE"
+    if any(isinstance(path, MemoryTable) for path in data.files):
+        return None, {}, f"Texts and columns are not shown, since the table was in memory: {advice}."
     try:
-        table = read_table(config.data)
-        others = other_columns(config.data)
-    except LeantuneError as error:
-        return None, {}, f"Texts and columns are not shown, since the table cannot be read: {error}"
-    if len(table) <= int(rows.max()):
-        return None, {}, "Texts and columns are not shown, since the table has fewer rows than when it was trained."
-    places = pa.array(rows)
-    groups = {} if table.groups is None or config.data.group is None else {config.data.group: table.groups}
+        table = read_table(data)
+        others = other_columns(data)
+    except InputError as error:
+        return None, {}, f"Texts and columns are not shown, since the table cannot be read ({error}): {advice}."
+    places = pa.array(found.rows)
+    if len(table) <= int(found.rows.max()) or tuple(table.ids.take(places).to_pylist()) != found.ids:
+        return None, {}, f"Texts and columns are not shown, since {table.path} is not the table of this run: {advice}."
+    groups = {} if table.groups is None or data.group is None else {data.group: table.groups}
     columns = {name: cells.take(places) for name, cells in {**others, **groups}.items()}
     return tuple(column.take(places) for column in table.texts), columns, ""

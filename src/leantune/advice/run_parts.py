@@ -246,7 +246,8 @@ def _confusions(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> Iterator[
         caption=f"The most frequent confusions of {len(labels)} classes.",
     )
     recall = np.diag(matrix) / np.maximum(1, matrix.sum(axis=1))
-    low = np.argsort(recall, kind="stable")[:MOST_LINES]
+    there = np.flatnonzero(matrix.sum(axis=1))
+    low = there[np.argsort(recall[there], kind="stable")][:MOST_LINES]
     yield Cells(
         head=("class", "recall", "rows"),
         lines=tuple((labels[p], f"{recall[p]:.0%}", f"{matrix[p].sum():,}") for p in low),

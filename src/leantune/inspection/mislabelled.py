@@ -2,7 +2,7 @@
 
 Confident learning (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021): a class is
 likely for a row where its probability is at least as high as it usually is for rows of that class. A row is suspect
-where another class than its own is likely, and its own is not the most probable one.
+where a class that is likely is more probable than its own.
 """
 
 import numpy as np
@@ -26,10 +26,9 @@ def suspect_classes(probabilities: Floats, labels: IntArray) -> tuple[IntArray, 
     counts = np.bincount(labels, minlength=classes)
     usual = np.bincount(labels, weights=own, minlength=classes) / np.maximum(1, counts)
     usual[counts == 0] = np.inf  # nothing is known of a class without rows
-    likely = np.where(probabilities >= usual - 1e-12, probabilities, -np.inf)
-    best = likely.argmax(axis=1)
-    suspect = np.isfinite(likely.max(axis=1)) & (best != labels) & (probabilities.argmax(axis=1) != labels)
-    rows = np.flatnonzero(suspect)
+    is_likely = (probabilities >= usual - 1e-12) & (probabilities > own[:, None])
+    best = np.where(is_likely, probabilities, -np.inf).argmax(axis=1)
+    rows = np.flatnonzero(is_likely.any(axis=1))
     margin = probabilities[rows, best[rows]] - own[rows]
     order = np.argsort(-margin, kind="stable")
     return rows[order].astype(np.int64), best[rows][order].astype(np.int64), margin[order]
