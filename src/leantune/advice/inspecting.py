@@ -28,7 +28,7 @@ from leantune.advice.table_parts import (
     other_columns,
 )
 from leantune.advice.token_part import describe_tokens
-from leantune.inference.out_of_fold import read_out_of_fold
+from leantune.inference.out_of_fold import OutOfFold, read_out_of_fold
 from leantune.inference.trained_run import open_run
 from leantune.inspection.findings import Finding, duplicates_across_folds, percent, untrained_classes
 from leantune.inspection.leakage import (
@@ -248,7 +248,7 @@ def inspect_run(folder: Path, ignored: tuple[str, ...], assignments: tuple[str, 
     )
 
 
-def _texts_of(config: Config, rows: NDArray[np.int64]) -> tuple[tuple[pa.Array, ...] | None, dict[str, pa.Array], str]:
+def _texts_of(data: DataSettings, found: OutOfFold) -> tuple[tuple[pa.Array, ...] | None, dict[str, pa.Array], str]:
     """Return the texts and other columns of a run's validation rows, or why there are none."""
     advice = "say where it is with --set data.path=FILE"
     if any(isinstance(path, MemoryTable) for path in data.files):
