@@ -66,6 +66,15 @@ def test_train_writes_a_run_and_prints_where(
     assert "rmse" in err
 
 
+def test_all_files_of_the_model_may_be_read_by_the_same_people(
+    leantune: Any, data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    leantune(*train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"))
+    files = list((tmp_path / "run" / "fold_0" / "model").iterdir())
+    assert "model.safetensors" in {file.name for file in files}
+    assert len({file.stat().st_mode for file in files}) == 1
+
+
 def test_the_parts_of_a_commands_time_add_up_to_the_whole_process(
     data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -94,7 +103,7 @@ def test_options_win_over_the_file_and_set_wins_over_options(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--set", "optimizer.epoch=1"], "did you mean epochs?"),
+        (["--set", "optimizer.epoch=1"], "did you mean optimizer.epochs?"),
         (["--set", "optimizer.epochs"], "key.sub=value"),
         (["--fold", "first"], "fold"),
         (["--text", "nothing"], "nothing"),
@@ -109,6 +118,29 @@ def test_wrong_input_is_one_message_and_exit_code_2(
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "3"], "It is a setting: --set optimizer.epochs=VALUE"),
+        (["--lr", "1e-4"], "It is a setting: --set optimizer.learning_rate=VALUE"),
+        (["--batch-size", "8"], "It is a setting: --set batching.batch_size=VALUE"),
+    ],
+)
+def test_a_setting_that_was_taken_for_an_option_is_told_with_set(
+    leantune: Any, arguments: list[str], message: str
+) -> None:
+    code, _, err = leantune("train", "--output", "run", *arguments)
+    assert code == 2
+    assert f"No such option: {arguments[0]}" in err
+    assert err.splitlines()[-1] == message
+
+
+def test_an_option_that_is_like_nothing_is_only_refused(leantune: Any) -> None:
+    code, _, err = leantune("train", "--output", "run", "--zzz", "1")
+    assert code == 2
+    assert "--set" not in err
 
 
 def test_a_run_without_data_or_model_says_what_is_missing(leantune: Any, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from .experiments.experiment import compare as compare
 from .experiments.experiment import demo as demo
 from .inference.estimators import TextClassifier as TextClassifier
 from .inference.estimators import TextRegressor as TextRegressor
+from .inference.evaluation import Evaluated as Evaluated
+from .inference.evaluation import evaluate as evaluate
 from .inference.exporting import Exported as Exported
 from .inference.exporting import export as export
 from .inference.predictions import Predictions as Predictions

@@ -2,9 +2,8 @@
 
 # ruff: noqa: PLC0415
 import sys
-from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +12,6 @@ from leantune.system.errors import LeantuneError, SettingsError
 from leantune.system.stopping import Stopped, listen
 from leantune.system.terminal import flush_standard_streams, hold_standard_streams, say
 
-if TYPE_CHECKING:
-    from leantune.training.events import Event
-
 app = typer.Typer(
     help="Fine-tune a text encoder without waste, and know what each trick bought you.",
     no_args_is_help=True,
@@ -23,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for options and commands that do not exist; it has no public name for it."""
 
 TABLE_HELP = "Table of rows: .csv, .tsv, .jsonl or .parquet, also with .gz or .zst appended."
 Targets = Annotated[list[str] | None, typer.Option(metavar="COL", help="Column to learn; repeat for several.")]
@@ -191,9 +190,8 @@ def evaluate(
 ) -> None:
     """Tell how good a finished run is on a table with targets: metrics with intervals, beside simple answers."""
     threads.set_up_threads()
-    from leantune.inference.evaluation import evaluate_file
+    from leantune.inference.evaluation import evaluate_and_show
     from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
-    from leantune.runs.display import Display
 
     runs, data = split_paths(paths)
     options = PredictOptions(
@@ -205,14 +203,8 @@ def evaluate(
         precision=as_precision(precision),
         assignments=tuple(assign or ()),
     )
-    found = []
-
-    def work() -> "Generator[Event, None, None]":
-        found.append((yield from evaluate_file(runs, data, None if output is None else output.expanduser(), options)))
-
-    for _ in Display.over(work()):
-        pass
-    for line in found[0].lines():
+    found = evaluate_and_show(runs, data, None if output is None else output.expanduser(), options)
+    for line in found.lines():
         say(line)
 
 
@@ -429,7 +421,11 @@ def main() -> None:
     hold_standard_streams()
     listen()
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except UsageError as error:
+        error.show()
+        _suggest_setting(getattr(error, "option_name", ""))
+        sys.exit(error.exit_code)
     except Stopped as stopped:
         say(f"leantune: stopped by {stopped.name}", error=True)
         raise
@@ -438,3 +434,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     finally:
         flush_standard_streams()
+
+
+def _suggest_setting(option: str) -> None:
+    """Say how a setting is given that was taken for an option, such as `--epochs`."""
+    if not option.startswith("--"):
+        return
+    from leantune.runs.config import Config
+    from leantune.system.settings import nearest_setting
+
+    for name in nearest_setting(option.lstrip("-").replace("-", "_"), Config):
+        say(f"It is a setting: --set {name}=VALUE", error=True)

@@ -104,7 +104,7 @@ def test_a_tolerance_is_a_number_a_share_or_none(given: object, kept: object) ->
     ("changes", "words"),
     [
         ({"recipes__mixed__precison": "fp16"}, ["recipes.mixed.precison", "did you mean precision?"]),
-        ({"recipes__all__batching__layuot": "fixed"}, ["recipes.all.batching.layuot", "did you mean layout?"]),
+        ({"recipes__all__batching__layuot": "fixed"}, ["recipes.all.batching.layuot", "did you mean batching.layout?"]),
         ({"base__optimiser": {"epochs": 1}}, ["base.optimiser", "did you mean optimizer?"]),
         ({"recipies": {}}, ["recipies", "did you mean recipes?"]),
         ({"recipes__mixed__precision": "fp17"}, ["recipes.mixed.precision", "fp17"]),

@@ -19,6 +19,7 @@ from leantune.inference import cut
 from leantune.inference.cut_settings import CUT_FILE, make_cut_settings
 from leantune.tokens.tokens import TokenizedTexts, load_tokenizer, tokenize_in_memory
 from leantune.tokens.truncation import Template, TokenSettings, discover_template, share_of_head, truncate
+from leantune.training.prediction import pool_windows
 from small_runs import CPU, load_tiny
 from tiny_encoders import NAMES, OTHER_SCRIPTS, make_texts
 
@@ -43,6 +44,7 @@ settings_of_tokens = st.one_of(
         truncation=st.just("head_tail"),
         head_fraction=st.one_of(st.floats(0, 1), st.integers(0, 100).map(lambda percent: percent / 100)),
     ),
+    st.builds(TokenSettings, truncation=st.just("windows"), stride=st.one_of(st.just("auto"), st.integers(1, 20))),
 )
 
 
@@ -59,19 +61,24 @@ def test_what_is_kept_of_any_row_is_what_training_keeps(texts, lengths, tokens, 
         specials=tuple(np.array(part, np.int32) for part in specials), token_types=np.array(TYPES[texts], np.int32)
     )
     most = template.special_count + texts + room
+    if tokens.stride != "auto":
+        tokens = tokens.model_copy(update={"stride": min(tokens.stride, (texts + room) // texts)})
     own = truncate(as_tokenized(columns), template, tokens.model_copy(update={"max_length": most}), most)
     settings = {
         "truncation": tokens.truncation,
+        "stride": own.stride,
         "max_length": most,
         "head": list(share_of_head(tokens).as_integer_ratio()),
         "special_ids": specials,
         "token_types": TYPES[texts],
         "pad_id": 0,
     }
+    assert cut.windows(settings, *columns) == own.windows.tolist()
     for row in range(len(lengths)):
-        ids, types = cut.join(settings, cut.cut(settings, [column[row] for column in columns]))
-        assert ids == own.ids(row).tolist()
-        assert types == own.token_types(row).tolist()
+        for window in range(own.windows[row]):
+            ids, types = cut.join(settings, cut.cut(settings, [column[row] for column in columns], window))
+            assert ids == own.ids(row, window).tolist()
+            assert types == own.token_types(row).tolist()
 
 
 @pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
@@ -98,6 +105,22 @@ def test_texts_become_the_inputs_that_training_computes(
         assert inputs["token_type_ids"] == batch.token_types.tolist()
     else:
         assert "token_type_ids" not in inputs
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("problem", ["regression", "single_label_classification", "multi_label_classification"])
+def test_windows_are_pooled_as_in_prediction(pooling: str, problem: str) -> None:
+    windows = np.array([1, 3, 1, 2])
+    values = np.random.default_rng(0).random((windows.sum(), 3))
+    settings = {"pooling": pooling, "one_class": problem == "single_label_classification"}
+    own = pool_windows(values, windows, pooling, SimpleNamespace(problem_type=problem))
+    np.testing.assert_allclose(cut.pool(settings, values, windows.tolist()), own, rtol=1e-12)
+
+
+def test_a_batch_has_an_entry_for_each_window() -> None:
+    settings = SINGLE | {"truncation": "windows", "stride": 2, "pad_id": 0}
+    inputs = cut.batch(settings, [[7], [3, 4, 5, 6, 7, 8]])
+    assert inputs["input_ids"] == [[1, 7, 2, 0, 0], [1, 3, 4, 5, 2], [1, 5, 6, 7, 2], [1, 6, 7, 8, 2]]
 
 
 def test_the_shipped_file_needs_nothing_but_python() -> None:

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 
 import leantune
+from leantune import cli
 from leantune.inference.evaluation import Evaluated, evaluate_file
 from leantune.inference.file import PredictOptions
 from leantune.system.errors import TableError
@@ -53,6 +54,16 @@ def test_metrics_are_those_of_the_predictions(run: Path, new: Path) -> None:
     interval = found.intervals["rmse"]
     assert interval is not None
     assert interval[0] < expected < interval[1]
+
+
+def test_python_and_the_command_say_the_same(
+    run: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = leantune.evaluate(run, new, output=tmp_path / "predictions.csv", display=False)
+    assert capsys.readouterr() == ("", "")
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == found.rows == 40
+    cli.app(["evaluate", str(run), str(new)], standalone_mode=False)
+    assert capsys.readouterr().out.splitlines() == found.lines()
 
 
 def test_classes_are_scored_by_their_names(classes: Path, tmp_path: Path) -> None:

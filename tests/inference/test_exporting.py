@@ -66,6 +66,12 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any]]] = {
         {"data__target": list(LABELS["soft"]), "data__task": "regression"} | short(12, head_fraction=0.7),
     ),
     "classes": ("distilbert", lambda p: write_classes(p, 30), {"data__target": "label"} | short(12)),
+    "windows": (
+        "electra",
+        lambda p: write_classes(p, 3),
+        {"data__target": "label"} | short(12, truncation="windows", window_pooling="max", stride=4),
+    ),
+    "window_pair": ("bert", write_table, {"data__text": ["text", "other"]} | short(20, truncation="windows")),
     "label_pair": (
         "bert",
         lambda p: write_table(p, kind="multilabel"),
@@ -141,12 +147,16 @@ def inputs_of(folder: Path, columns: list[list[str]]) -> dict[str, list[list[int
     return cut.encode(AutoTokenizer.from_pretrained(folder), cut.read_settings(), *columns)
 
 
-def answers(folder: Path, logits: np.ndarray) -> np.ndarray:
+def answers(folder: Path, columns: list[list[str]], logits: np.ndarray) -> np.ndarray:
+    """What the logits of all inputs of some rows come to, as the folder's page says."""
     problem = json.loads((folder / "config.json").read_text())["problem_type"]
     values = torch.from_numpy(logits)
-    if problem == "regression":
-        return logits
-    return (values.sigmoid() if problem == "multi_label_classification" else values.softmax(1)).numpy()
+    if problem != "regression":
+        values = values.sigmoid() if problem == "multi_label_classification" else values.softmax(1)
+    cut, tokenizer = load_cut(folder), AutoTokenizer.from_pretrained(folder)
+    settings = cut.read_settings()
+    windows = cut.windows(settings, *(cut.tokens(tokenizer, column) for column in columns))
+    return np.array(cut.pool(settings, values.tolist(), windows))
 
 
 def torch_logits(folder: Path, inputs: dict[str, list[list[int]]]) -> np.ndarray:
@@ -185,7 +195,8 @@ def test_plain_transformers_with_cut_repeats_the_runs_predictions(
     inputs = inputs_of(done.folder, columns)
     assert max(sum(mask) for mask in inputs["attention_mask"]) == len(inputs["input_ids"][0]) <= 40
     assert "repeats the run's own predictions" in (done.folder / "README.md").read_text()
-    np.testing.assert_allclose(answers(done.folder, torch_logits(done.folder, inputs)), own, rtol=1e-5, atol=1e-6)
+    found = answers(done.folder, columns, torch_logits(done.folder, inputs))
+    np.testing.assert_allclose(found, own, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_that_are_cut_are_among_those_that_are_compared(finished: Callable[[str], Path]) -> None:
@@ -209,11 +220,13 @@ def test_onnxruntime_with_cut_repeats_the_runs_predictions(
     else:
         export(run, output=folder, format="onnx")
     columns, own = columns_of(run)
-    found = answers(folder, onnx_logits(folder / "onnx" / "model.onnx", inputs_of(folder, columns)))
+    found = answers(folder, columns, onnx_logits(folder / "onnx" / "model.onnx", inputs_of(folder, columns)))
     np.testing.assert_allclose(found, own, atol=1e-5)
     for row in (0, 1):  # a batch of one, and whatever length the row has
         alone = inputs_of(folder, [[column[row]] for column in columns])
-        single = answers(folder, onnx_logits(folder / "onnx" / "model.onnx", alone))
+        single = answers(
+            folder, [[column[row]] for column in columns], onnx_logits(folder / "onnx" / "model.onnx", alone)
+        )
         np.testing.assert_allclose(single, own[row : row + 1], atol=1e-5)
 
 
@@ -232,7 +245,7 @@ def test_an_onnx_folder_has_the_layout_that_others_read(onnx_export: Path) -> No
 def test_the_int8_file_is_near_the_run_and_not_the_same(onnx_export: Path, finished: Callable[[str], Path]) -> None:
     columns, own = columns_of(finished("label_pair"))
     inputs = inputs_of(onnx_export, columns)
-    found = answers(onnx_export, onnx_logits(onnx_export / "onnx" / "model_quantized.onnx", inputs))
+    found = answers(onnx_export, columns, onnx_logits(onnx_export / "onnx" / "model_quantized.onnx", inputs))
     difference = np.abs(found - own).max()
     assert 1e-5 < difference < 0.1
 

@@ -1,9 +1,12 @@
 """The page of an exported model says what is known, and nothing about where it lay."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -83,11 +86,34 @@ def test_its_metrics_stand_beside_the_yardsticks(page: str) -> None:
     assert "| rmse |" in page
 
 
-def test_its_example_runs_as_it_stands(page: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    code = page.split("```python\n")[1].split("```", 1)[0]
-    folder = next(tmp_path_factory.getbasetemp().glob("page*/out"))
-    names: dict[str, object] = {}
+def run_example(folder: Path) -> np.ndarray:
+    """Run the first example of a folder's page, and return its answers."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```", 1)[0]
+    names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
+        patch.delitem(sys.modules, "cut", raising=False)
         exec(code.replace('folder = "."', f"folder = {str(folder)!r}"), names)
-    assert getattr(names["answers"], "shape", None) == (2, 1)
+    return names["answers"]
+
+
+def test_its_example_runs_as_it_stands(page: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = next(tmp_path_factory.getbasetemp().glob("page*/out"))
+    assert run_example(folder).shape == (2, 1)
+
+
+def test_the_page_of_a_model_that_reads_windows_says_so_and_its_example_gives_an_answer_a_row(
+    tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]
+) -> None:
+    tokens = {"truncation": "windows", "max_length": 4}
+    config = tiny_config(
+        write_table(tmp_path / "table.csv", rows=40),
+        tiny_encoder_dir("bert"),
+        tokens=tokens,
+        optimizer__max_steps=1,
+        optimizer__epochs=1,
+    )
+    run_all(config, tmp_path / "run")
+    out = export(tmp_path / "run", output=tmp_path / "out").folder
+    assert "the answer is the mean of those for its windows" in (out / "README.md").read_text()
+    assert run_example(out).shape == (2, 1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from leantune.runs.config import Config, dump_config, load_config, parse_config, read_yaml
 from leantune.runs.record import RunFolder
 from leantune.system.errors import SettingsError
-from leantune.system.settings import Section
+from leantune.system.settings import OTHER_NAMES, Section, nearest_setting
 from leantune.training.metrics import MetricName
 from leantune.training.optim import OptimizerSettings
 
@@ -96,8 +96,7 @@ def test_an_assignment_to_one_of_two_that_share_a_yaml_alias_leaves_the_other(tm
     assert "extra: there is no such setting" in problem(path, "batching.micro_batch.rows=1")
     path = write_yaml(tmp_path, "folds: &x {seed: 3}\n\ntokens: *x\n")
     assert problem(path, "folds.count=4").splitlines() == [
-        "tokens.seed: there is no such setting; known here: max_length, truncation, head_fraction, stride, "
-        "window_pooling, training_windows, unknown"
+        "tokens.seed: there is no such setting; did you mean folds.seed or seed?"
     ]
 
 
@@ -153,8 +152,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_an_unknown_setting_is_refused_wherever_it_stands(tmp_path):
     assert "optimizer.lr: there is no such setting" in problem(write_yaml(tmp_path, "optimizer: {lr: 1}"))
-    assert "optimizer.epoch: there is no such setting; did you mean epochs?" in problem(None, "optimizer.epoch=1")
-    assert "model.nam: there is no such setting; did you mean name?" in problem(None, **{"model.nam": "demo"})
+    assert "optimizer.epoch: there is no such setting; did you mean optimizer.epochs?" in problem(
+        None, "optimizer.epoch=1"
+    )
+    assert "model.nam: there is no such setting; did you mean model.name?" in problem(None, **{"model.nam": "demo"})
 
 
 def test_a_setting_that_nothing_reads_is_refused():
@@ -381,3 +382,31 @@ def test_every_setting_but_a_whole_section_has_a_description():
         if field.description is None
         and not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [
+        ("epochs=1", "optimizer.epochs"),
+        ("learning_rate=1e-4", "optimizer.learning_rate"),
+        ("optimizer.lr=3", "optimizer.learning_rate"),
+        ("batch_size=8", "batching.batch_size"),
+        ("save_steps=5", "evaluation.every or checkpoint.every"),
+        ("max_seq_length=5", "tokens.max_length"),
+    ],
+)
+def test_a_setting_without_its_section_or_by_the_name_of_other_tools_is_found(assignment, meant):
+    assert problem(None, assignment).endswith(f"there is no such setting; did you mean {meant}?")
+
+
+def test_every_name_of_other_tools_stands_for_a_setting_that_exists():
+    assert all(nearest_setting(name, Config) for name in OTHER_NAMES)
+
+
+def test_a_model_that_is_not_named_is_asked_for_by_its_option():
+    with pytest.raises(SettingsError, match="name an encoder with --model"):
+        parse_config({"data": {"path": "a.csv", "text": "t", "target": "y"}})
+
+
+def test_a_mapping_without_the_blank_of_yaml_is_explained():
+    assert problem(None, "evaluation.every={steps:3}").endswith("YAML needs a blank behind the colon: {steps: 3}")

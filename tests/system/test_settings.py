@@ -63,7 +63,7 @@ def test_a_section_cannot_be_changed():
 
 
 def test_an_unknown_key_names_the_one_that_was_probably_meant():
-    assert stage_problem(lenght=3) == "stage.lenght: there is no such setting; did you mean length?"
+    assert stage_problem(lenght=3) == "stage.lenght: there is no such setting; did you mean stage.length?"
 
 
 def test_an_unknown_key_that_is_like_none_lists_those_that_there_are():

@@ -105,6 +105,11 @@ def test_offline_a_name_from_the_hub_is_refused_without_any_connection(no_networ
     assert not no_network
 
 
+def test_a_model_that_is_nearly_called_demo_is_taken_for_a_slip() -> None:
+    with pytest.raises(ModelError, match=r"'demmo'.*It is no folder; did you mean demo\?"):
+        load_tokenizer("demmo")
+
+
 def test_a_broken_tokenizer_file_is_refused(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> None:
     folder = shutil.copytree(tiny_encoder_dir("bert"), tmp_path / "broken")
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')

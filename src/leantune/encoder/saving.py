@@ -27,6 +27,8 @@ def save_model(encoder: Encoder, tokenizer: Any, folder: Path) -> None:
         if type(error) is not Exception:
             raise
         raise OSError(str(error)) from None  # what tokenizers' Rust part raises where the disk is full
+    for weights in beside.glob("*.safetensors"):  # which safetensors lets nobody but the owner read
+        shutil.copymode(beside / "config.json", weights)
     if folder.exists():
         folder.rename(before)
     beside.rename(folder)

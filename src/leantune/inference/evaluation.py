@@ -12,16 +12,18 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from leantune.inference.ensemble import Weights
 from leantune.inference.file import PredictOptions, prepare_file, refuse_output, working_folder, write_output
 from leantune.inference.intervals import Interval, bootstrap_intervals
 from leantune.inference.source import digests_of, options_of
 from leantune.inference.trained_run import TrainedRun
+from leantune.runs.display import Display
 from leantune.runs.verdict import worse_than_yardsticks
 from leantune.system.errors import LeantuneError, SettingsError, TableError
 from leantune.system.files import read_json, sha256_of
@@ -33,6 +35,7 @@ from leantune.tables.table import Table, data_sha256, read_table
 from leantune.tables.targets import parse_known_targets
 from leantune.training.events import Event, Note
 from leantune.training.metrics import MetricName, default_metric
+from leantune.training.precision import PrecisionName
 from leantune.training.scoring import compute_metrics
 from leantune.training.yardsticks import Yardsticks, measure_yardsticks
 
@@ -61,6 +64,49 @@ class Evaluated:
             others = "".join(f"{_shown(self.yardsticks[other].get(name)):>10}" for other in names)
             lines.append(f"{name:<18}{_shown(value):>10}   {told:<22}{others}")
         return [line.rstrip() for line in lines]
+
+
+def evaluate(
+    runs: str | Path | Sequence[str | Path],
+    data: str | Path,
+    *,
+    output: str | Path | None = None,
+    text: str | Sequence[str] = (),
+    id: str | None = None,  # noqa: A002 - the setting's own name
+    weights: Weights = None,
+    device: str = "auto",
+    precision: Literal["auto"] | PrecisionName = "fp32",
+    display: bool = True,
+) -> Evaluated:
+    """Return how good finished runs are on the table with targets in the file `data`; as `leantune evaluate`.
+
+    Several runs answer as one, with the mean of their models. `text` and `id` name the columns where they are called
+    otherwise than in training. With `output` the predictions are written, too. Without `display` nothing is shown.
+    Raises `InputError` for what the caller must change, before anything is computed.
+    """
+    paths = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    options = PredictOptions(
+        weights=weights,
+        text=(text,) if isinstance(text, str) else tuple(text),
+        id=id,
+        device=device,
+        precision=precision,
+    )
+    return evaluate_and_show(paths, Path(data), None if output is None else Path(output), options, display=display)
+
+
+def evaluate_and_show(
+    runs: Sequence[Path], data: Path, output: Path | None, options: PredictOptions, *, display: bool = True
+) -> Evaluated:
+    """Do all of `evaluate_file`, and show what happens."""
+    found: list[Evaluated] = []
+
+    def work() -> Iterator[Event]:
+        found.append((yield from evaluate_file(runs, data, output, options)))
+
+    for _ in Display.over(work()) if display else work():
+        pass
+    return found[0]
 
 
 def evaluate_file(

@@ -377,7 +377,8 @@ def _for_cross_encoders(run: TrainedRun) -> dict[str, Any]:
 
 def _describe(loss: QuantizationLoss) -> str:
     low, high = (f"{100 * value:.2g}%" for value in loss.interval)
+    interval = f"{low} to {high}" if np.isfinite(loss.interval[1]) else f"{low} or more"
     return (
-        f"int8 loses {100 * loss.share:.2g}% of what the model gains over the constant answer (95% interval {low} to "
-        f"{high}, {loss.rows:,} rows)"
+        f"int8 loses {100 * loss.share:.2g}% of what the model gains over the constant answer "
+        f"(95% interval {interval}, {loss.rows:,} rows)"
     )

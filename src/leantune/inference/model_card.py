@@ -181,6 +181,13 @@ def _use(run: TrainedRun, form: Format, cut: Mapping[str, Any], has_int8: bool) 
     softmax = run.task.kind in {"binary", "multiclass", "soft"}
     end = f"answers = {answers}\n" + ("answers /= answers.sum(axis=1, keepdims=True)\n" if softmax else "")
     inputs = f"inputs = cut.encode(tokenizer, cut.read_settings(folder), {names})\n"
+    if cut["truncation"] == "windows":  # a row has as many inputs as windows
+        inputs = (
+            "settings = cut.read_settings(folder)\n"
+            f"columns = [cut.tokens(tokenizer, column) for column in ({names},)]\n"
+            "inputs = cut.batch(settings, *columns)       # one for each window\n"
+        )
+        end += "answers = np.array(cut.pool(settings, answers, cut.windows(settings, *columns)))   # one for each row\n"
     start = (
         'import sys\n\nimport numpy as np\n{imports}\nfolder = "."                 # this folder\n'
         "sys.path.insert(0, folder)\nimport cut                   # the file cut.py of this folder\n\n"
@@ -241,27 +248,41 @@ def _other_ways(run: TrainedRun, cut: Mapping[str, Any]) -> str:
 
 
 def _long_texts(run: TrainedRun, cut: Mapping[str, Any]) -> str:
-    tokens = run.config.tokens
-    keeps = {
-        "head": "its first tokens stay",
-        "tail": "its last tokens stay",
-        "head_tail": f"of the tokens that stay, a share of {tokens.head_fraction:g} are its first, the others its last",
-    }[cut["truncation"]]
+    pair, truncation = len(run.config.data.text) == 2, cut["truncation"]
     room = cut["max_length"] - sum(map(len, cut["special_ids"]))
     text = (
         f"The model reads at most {cut['max_length']:,} tokens of a row, special tokens included: {room:,} of the "
-        f"texts themselves. A longer text must be cut as it was in training: {keeps}. "
+        "texts themselves. "
     )
-    if len(run.config.data.text) == 2:
-        text += "Of a pair the longer text is cut first, down to the other's length, and then both evenly. "
-    text += "`cut.py` does so; it is plain Python without other packages, and reads `cut.json`. "
-    if cut["truncation"] == "head_tail":
-        text += "`truncation=True` of a tokenizer cannot: it keeps the first tokens only, and gives other predictions."
-    elif len(run.config.data.text) == 2:
-        text += "`truncation=True` of the tokenizer may cut a pair at another token, and gives other predictions then."
+    if truncation == "windows":
+        text += (
+            f"A longer text is read in windows of that length, one every {cut['stride']:,} tokens, and the answer is "
+            f"the {cut['pooling']} of those for its windows. "
+        )
+        if pair:
+            text += "Of a pair the longer text is read in windows, each beside the whole shorter one. "
     else:
-        text += "`truncation=True` of this tokenizer cuts alike."
-    return text
+        head = run.config.tokens.head_fraction
+        keeps = {
+            "head": "its first tokens stay",
+            "tail": "its last tokens stay",
+            "head_tail": f"of the tokens that stay, a share of {head:g} are its first, the others its last",
+        }[truncation]
+        text += f"A longer text must be cut as it was in training: {keeps}. "
+        if pair:
+            text += "Of a pair the longer text is cut first, down to the other's length, and then both evenly. "
+    text += "`cut.py` does so; it is plain Python without other packages, and reads `cut.json`. "
+    if truncation == "windows":
+        return text + "`truncation=True` of a tokenizer reads the first window only, and gives other predictions."
+    if truncation == "head_tail":
+        return text + (
+            "`truncation=True` of a tokenizer cannot: it keeps the first tokens only, and gives other predictions."
+        )
+    if pair:
+        return text + (
+            "`truncation=True` of the tokenizer may cut a pair at another token, and gives other predictions then."
+        )
+    return text + "`truncation=True` of this tokenizer cuts alike."
 
 
 def _results(run: TrainedRun, scores: Mapping[str, Any], seeds: Sequence[int], quantized: str | None) -> str:

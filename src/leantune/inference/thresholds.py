@@ -153,8 +153,12 @@ def refuse_metric(kind: TaskKind, metric: MetricName) -> None:
     """Raise `SettingsError` for a metric that the task has not, or that thresholds do not serve."""
     if metric in DECIDED[kind]:
         return
-    known = ", ".join(DECIDED[kind])
-    expected = f"one of {known}" if known else "no metric: there is nothing to decide; leave it out"
+    known = DECIDED[kind]
+    expected = "no metric: there is nothing to decide; leave it out"
+    if kind == "multiclass":
+        expected = "qwk, for classes that have an order; without it the most probable class is taken"
+    elif known:
+        expected = " or ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known)
     raise SettingsError(f"decide: found {metric} for a run of the kind {kind}, expected {expected}")
 
 

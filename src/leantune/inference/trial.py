@@ -91,8 +91,10 @@ class Trial:
         for start in range(0, len(rows), rows_at_once):
             check()
             some = by_length[start : start + rows_at_once]
-            inputs = cut.batch(self._settings, *([column[row] for row in some] for column in columns))
-            values[some] = self._task.predictions(torch.from_numpy(model.logits(inputs))).numpy()
+            read = [[column[row] for row in some] for column in columns]
+            logits = torch.from_numpy(model.logits(cut.batch(self._settings, *read)))
+            of_windows = self._task.predictions(logits).tolist()
+            values[some] = cut.pool(self._settings, of_windows, cut.windows(self._settings, *read))
         return values
 
     def _difference(

@@ -124,7 +124,8 @@ def run_fold(
         yield from _prove_saved(keeper.model_folder, prepared, fold, own)
     except Stopped as stopped:
         if state.step and not stopped.at_once:
-            yield Note(about="stop", text=f"{stopped.name}: saving, to go on with --resume; again, at once")
+            text = f"{stopped.name}: saving a checkpoint, from which --resume goes on; stop once more to leave at once"
+            yield Note(about="stop", text=text)
             yield keeper.save()
         raise
 

@@ -14,6 +14,44 @@ BOUNDS = ("greater_", "less_", "finite_")
 """What pydantic's findings about a number that is too large or too small begin with."""
 
 
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "n_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "micro_batch",
+    "accumulation_steps": "micro_batch",
+    "max_seq_length": "max_length",
+    "max_len": "max_length",
+    "max_seq_len": "max_length",
+    "warmup_ratio": "warmup_fraction",
+    "warmup": "warmup_fraction",
+    "max_grad_norm": "gradient_clip_norm",
+    "clip_grad": "gradient_clip_norm",
+    "wd": "weight_decay",
+    "lr_scheduler_type": "schedule",
+    "scheduler": "schedule",
+    "fp16": "precision",
+    "bf16": "precision",
+    "amp": "precision",
+    "early_stopping_patience": "patience",
+    "eval_steps": "every",
+    "save_steps": "every",
+}
+"""What other tools call a setting -> its name here."""
+
+REMEDIES = {
+    "data": "name the table: `leantune train DATA --text COL --target COL`, or data.path in the settings",
+    "data.path": "name the table: `leantune train DATA`, or data.path in the settings",
+    "data.text": "name the column of the texts with --text, or data.text in the settings",
+    "model": "name an encoder with --model: a folder, a name on the hub, or `demo`",
+    "model.name": "name an encoder with --model: a folder, a name on the hub, or `demo`",
+}
+"""Setting without a default -> how to give it."""
+
+
 class Section(BaseModel):
     """Settings of one stage: frozen, keyword-only, and strict about keys.
 
@@ -87,19 +125,44 @@ def _explain(detail: Any, section: type[Section], settings: Mapping[str, Any], p
     if detail["type"] == "value_error":
         return ": ".join(filter(None, (name, detail["msg"].removeprefix("Value error, "))))
     if kind is None:
-        near = difflib.get_close_matches(names[-1], known, n=1)
+        near = nearest_setting(names[-1], section, prefix) or difflib.get_close_matches(names[-1], known, n=1)
         return f"{name}: there is no such setting; " + (
-            f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(known)}"
         )
     if detail["type"] == "missing" and not location:
-        return f"{name}: missing; " + (f"it needs {_required(kind)}" if is_section(kind) else "it has no default")
+        needed = f"it needs {_required(kind)}" if is_section(kind) else "it has no default"
+        return f"{name}: missing; {REMEDIES.get(name, needed)}"
     for choice in get_args(kind):
         if is_section(choice) and isinstance(value, Mapping) and value and set(value) <= set(choice.model_fields):
             try:
                 check(choice, value, name)
             except SettingsError as error:
                 return str(error)
-    return f"{name}: found {_shown(value)}; expected {_expected(detail, kind)}"
+    return f"{name}: found {_shown(value)}; expected {_expected(detail, kind)}{_hint(value)}"
+
+
+def nearest_setting(name: str, section: type[Section], prefix: str = "") -> list[str]:
+    """Return the dotted names of the settings, in any section below this one, that `name` probably means.
+
+    They have that very name, or the one that stands for it in `OTHER_NAMES`, or nearly that name.
+    """
+    paths: dict[str, list[str]] = {}
+    for path in _paths(section, prefix):
+        paths.setdefault(path.rpartition(".")[2], []).append(path)
+    wanted = OTHER_NAMES.get(name.lower(), name)
+    if wanted in paths:
+        return paths[wanted]
+    near = difflib.get_close_matches(wanted, paths, n=1)
+    return paths[near[0]] if near else []
+
+
+def _paths(section: type[Section], prefix: str) -> Iterator[str]:
+    """Yield the dotted names of all settings of a section."""
+    for name, field in section.model_fields.items():
+        path = f"{prefix}.{name}" if prefix else name
+        yield path
+        if is_section(field.annotation):
+            yield from _paths(field.annotation, path)
 
 
 def _expected(detail: Any, kind: Any) -> str:
@@ -142,6 +205,15 @@ _NAMES = {
     Path: "a path",
     NoneType: "null",
 }
+
+
+def _hint(value: Any) -> str:
+    """Say what is wrong with YAML such as `{steps:3}`, which is one word and no mapping."""
+    glued = [key for key in value if isinstance(key, str) and ":" in key] if isinstance(value, Mapping) else []
+    if not glued:
+        return ""
+    name, _, given = glued[0].partition(":")
+    return f"; YAML needs a blank behind the colon: {{{name}: {given}}}"
 
 
 def _required(section: type[Section]) -> str:

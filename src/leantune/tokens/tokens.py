@@ -9,6 +9,7 @@ batch for each chunk of rows, and each batch's CRC-32 in its metadata. Truncatio
 (`leantune.tokens.truncation`), so another maximum length never tokenizes again.
 """
 
+import difflib
 import hashlib
 import json
 import logging
@@ -116,6 +117,8 @@ def _remedy(name: str, error: Exception) -> str:
         return "It needs a package that is not installed; for Japanese models: pip install 'leantune[japanese]'."
     if Path(name).is_dir():
         return "The folder should hold the tokenizer's files, such as tokenizer.json: save_pretrained writes them."
+    if difflib.get_close_matches(name, ["demo"]):
+        return "It is no folder; did you mean demo?"
     if is_offline_mode():
         return "It is no folder, was not downloaded before, and cannot be now: HF_HUB_OFFLINE=1 is set."
     return "It is no folder, and could not be downloaded: check the name, model.revision and the connection."
