@@ -22,8 +22,7 @@ from leantune.tables.folds import Folds
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets
 
-RANDOM = np.random.default_rng(0)
-NOISE = RANDOM.normal(size=400)
+NOISE = np.random.default_rng(1).normal(size=400)
 
 
 def table_of(texts: list[str]) -> Table:
@@ -85,9 +84,9 @@ def test_the_same_text_with_another_target_is_found_and_with_the_same_target_is_
 
 
 def test_a_column_that_tells_the_target_is_found_and_a_random_one_is_not() -> None:
-    groups = RANDOM.integers(0, 20, size=400)
+    groups = np.random.default_rng(2).integers(0, 20, size=400)
     targets = numbers(groups + NOISE)
-    columns = {"leak": strings(groups), "random": strings(RANDOM.integers(0, 20, size=400))}
+    columns = {"leak": strings(groups), "random": strings(np.random.default_rng(3).integers(0, 20, size=400))}
     (finding,) = column_predicts_target(columns, targets)
     assert finding.code == "LT407"
     assert finding.severity == "warning"
@@ -103,7 +102,7 @@ def test_a_column_of_many_random_values_does_not_tell_the_target_by_chance() -> 
 
 
 def test_ids_whose_order_tells_the_target_are_found_as_numbers_and_not_as_texts_of_them() -> None:
-    ids = RANDOM.permutation(400)
+    ids = np.random.default_rng(4).permutation(400)
     (finding,) = id_predicts_target({"uid": strings(ids)}, numbers(ids / 100 + NOISE / 10))
     assert finding.code == "LT406"
     assert "'uid'" in finding.found

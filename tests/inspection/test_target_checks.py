@@ -23,8 +23,6 @@ from leantune.tables.folds import Folds
 from leantune.tables.table import Table
 from leantune.tables.targets import Targets
 
-RANDOM = np.random.default_rng(0)
-
 
 def numbers(*columns: Any) -> Targets:
     values = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
@@ -64,7 +62,7 @@ def test_a_class_that_nearly_all_rows_have_is_found() -> None:
 
 
 def test_a_typing_error_is_an_outlier_and_a_normal_distribution_has_none() -> None:
-    values = RANDOM.normal(size=500)
+    values = np.random.default_rng(1).normal(size=500)
     assert not [*outliers(table_of(500), numbers(values))]
     values[17] = 99
     (finding,) = outliers(table_of(500), numbers(values))
@@ -72,12 +70,12 @@ def test_a_typing_error_is_an_outlier_and_a_normal_distribution_has_none() -> No
 
 
 def test_steps_of_a_scale_are_found_and_numbers_of_all_kinds_are_not() -> None:
-    assert codes(rounded_scale(numbers(RANDOM.integers(0, 5, size=200)))) == ["LT305"]
-    assert not [*rounded_scale(numbers(RANDOM.normal(size=200)))]
+    assert codes(rounded_scale(numbers(np.random.default_rng(2).integers(0, 5, size=200)))) == ["LT305"]
+    assert not [*rounded_scale(numbers(np.random.default_rng(3).normal(size=200)))]
 
 
 def test_correlations_are_those_of_pandas() -> None:
-    a, b = RANDOM.normal(size=(2, 100))
+    a, b = np.random.default_rng(4).normal(size=(2, 100))
     c = a + 0.1 * b
     found = target_correlations(numbers(a, b, c))
     expected = pd.DataFrame({"a": a, "b": b, "c": c}).corr()
@@ -92,7 +90,7 @@ def test_labels_that_are_the_same_in_every_row_are_found() -> None:
 
 
 def test_a_fold_with_other_targets_is_found_and_chance_is_not() -> None:
-    values, of_row = RANDOM.normal(size=600), RANDOM.integers(0, 3, size=600)
+    values, of_row = np.random.default_rng(5).normal(size=600), np.random.default_rng(6).integers(0, 3, size=600)
     folds = Folds(of_row=of_row, kind="given")
     assert not [*fold_differs(numbers(values), folds, [0, 1, 2])]
     values[of_row == 1] += 1
@@ -106,7 +104,7 @@ def test_a_fold_with_other_targets_is_found_and_chance_is_not() -> None:
         (classes(5, 5, names=("1", "2")), "regression"),
         (classes(5, 5), None),
         (numbers(np.arange(30) % 25), "multiclass"),
-        (numbers(RANDOM.normal(size=30)), None),
+        (numbers(np.random.default_rng(7).normal(size=30)), None),
         (labels([[1, 0], [0, 1]]), "soft"),
         (labels([[1, 1], [0, 1]]), None),
     ],

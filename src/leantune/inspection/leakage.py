@@ -131,7 +131,7 @@ def _readable(targets: Targets, row: int) -> str:
     if targets.kind == "multilabel":
         return ", ".join(np.array(targets.classes)[targets.values[row] > 0.5]) or "no label"
     cell = targets.readable(np.array([row]))[0].as_py()
-    return ", ".join(f"{number:.4g}" for number in cell) if isinstance(cell, list) else str(cell)
+    return cell if isinstance(cell, str) else ", ".join(f"{number:.6g}" for number in np.atleast_1d(cell))
 
 
 def suggested_groups(
