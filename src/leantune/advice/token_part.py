@@ -87,7 +87,8 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
     total, all_tokens = int(unknown.sum()), int(tokens.sum())
     said = f"{total:,} of {all_tokens:,} tokens are unknown to the tokenizer"
     if scripts:
-        said += f": by script, {', '.join(f'{name} {count:,}' for name, count in scripts.most_common(6))}"
+        named = ", ".join(f"{name} {count:,}" for name, count in scripts.most_common(6))
+        said += f": by script, in the rows that have most of them, {named}"
     blocks.append(
         Paragraph(
             text=f"{said}. The texts use {used:,} of {encoder.vocabulary_size:,} rows of the embedding "

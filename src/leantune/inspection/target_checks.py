@@ -31,7 +31,8 @@ def other_reading(table: Table, targets: Targets, task: str) -> Iterator[Finding
     if task != "auto":
         return
     if targets.kind in {"binary", "multiclass"}:
-        if np.isnan(numbers_or_nan(pa.array(targets.classes))).any():
+        numbers = numbers_or_nan(pa.array(targets.classes))
+        if np.isnan(numbers).any() or np.array_equal(numbers, (0, 1)):  # which hardly anybody means as a scale
             return
         other = "regression"
         why = f"{len(targets.classes)} whole numbers are read as classes"
