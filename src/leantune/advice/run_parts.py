@@ -331,8 +331,10 @@ def describe_calibration(answers: Answers) -> Part:
 
 
 def calibration(said: Floats, was: Floats) -> tuple[Floats, Floats, float]:
-    """Return the mean probability and the share that was right, of bins of equal size, and the expected error."""
-    parts = np.array_split(np.argsort(said, kind="stable"), min(BINS, len(said)))
+    """Return the mean probability and the share that was right, of bins of about equal size, and the expected error."""
+    edges = np.unique(np.quantile(said, np.linspace(0, 1, BINS + 1)))[1:-1]
+    which = np.searchsorted(edges, said, side="right")  # equal probabilities are in one bin
+    parts = [np.flatnonzero(which == place) for place in np.unique(which)]
     means = np.array([said[part].mean() for part in parts])
     shares = np.array([was[part].mean() for part in parts])
     sizes = np.array([len(part) for part in parts])
