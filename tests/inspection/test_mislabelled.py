@@ -45,6 +45,15 @@ def test_each_label_is_in_doubt_by_itself() -> None:
     assert (rows.tolist(), which.tolist()) == ([3], [1])
 
 
+def test_a_label_that_was_not_scored_is_not_in_doubt() -> None:
+    truth = np.random.default_rng(7).integers(0, 2, size=(100, 2)).astype(float)
+    labels = truth.copy()
+    labels[5, 0] = np.nan
+    labels[6, 0] = 1 - labels[6, 0]
+    rows, which, _ = suspect_labels(np.clip(truth, 0.05, 0.95), labels)
+    assert (rows.tolist(), which.tolist()) == ([6], [0])
+
+
 def test_numbers_far_from_their_prediction_are_in_doubt() -> None:
     targets = np.random.default_rng(3).normal(size=(300, 2))
     predictions = targets + np.random.default_rng(4).normal(scale=0.1, size=(300, 2))

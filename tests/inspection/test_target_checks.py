@@ -18,6 +18,7 @@ from leantune.inspection.target_checks import (
     rare_classes,
     rounded_scale,
     target_correlations,
+    target_matrix,
 )
 from leantune.tables.folds import Folds
 from leantune.tables.table import Table
@@ -87,6 +88,13 @@ def test_correlations_are_those_of_pandas() -> None:
 def test_labels_that_are_the_same_in_every_row_are_found() -> None:
     (finding,) = constant_labels(labels([[0, 1, 1], [0, 0, 1]]))
     assert finding.found.startswith("2 of 3 labels are the same in every row: ")
+
+
+def test_labels_that_were_not_scored_are_neither_values_nor_warnings() -> None:
+    found = labels([[0, 1, np.nan], [1, 1, 0], [np.nan, 1, 1]])
+    assert not np.isnan(target_matrix(found)).any()
+    (finding,) = constant_labels(found)
+    assert finding.found.startswith("1 of 3 labels are the same in every row: ")
 
 
 def test_a_fold_with_other_targets_is_found_and_chance_is_not() -> None:

@@ -71,7 +71,9 @@ class Answers:
             case "soft":
                 return "mean absolute error of the shares", np.abs(targets - predictions).mean(axis=1)
             case _:
-                return "share of wrong labels", ((predictions > 0.5) != (targets > 0.5)).mean(axis=1)
+                wrong = np.where(np.isnan(targets), np.nan, (predictions > 0.5) != (targets > 0.5))
+                scored = np.maximum(1, (~np.isnan(wrong)).sum(axis=1))  # labels that were not scored are NaN
+                return "share of wrong labels", np.nansum(wrong, axis=1) / scored
 
     def text(self, row: int, most: int = 90) -> str:
         """Return a row's text, shortened."""
@@ -204,7 +206,7 @@ def describe_errors(answers: Answers) -> Part:
         own = answers.probabilities[np.arange(len(said)), found.targets]
         worst = np.argsort(own, kind="stable")
     else:
-        worst = np.argsort(-np.abs(found.targets - found.predictions).max(axis=1), kind="stable")
+        worst = np.argsort(-np.nan_to_num(np.abs(found.targets - found.predictions)).max(axis=1), kind="stable")
         if kind == "multilabel":
             blocks.append(_label_table(answers))
     blocks.append(
@@ -256,7 +258,8 @@ def _confusions(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> Iterator[
 
 
 def _label_table(answers: Answers) -> Cells:
-    targets, said = answers.found.targets > 0.5, answers.found.predictions > 0.5
+    targets = answers.found.targets > 0.5
+    said = (answers.found.predictions > 0.5) & ~np.isnan(answers.found.targets)
     right = (targets & said).sum(axis=0)
     order = np.argsort(-targets.sum(axis=0), kind="stable")
     return Cells(
@@ -299,7 +302,8 @@ def describe_calibration(answers: Answers) -> Part:
         said, was = values.max(axis=1), (values.argmax(axis=1) == found.targets).astype(np.float64)
         what = "the predicted class"
     else:
-        said, was = found.predictions.ravel(), (found.targets > 0.5).astype(np.float64).ravel()
+        scored = ~np.isnan(found.targets)
+        said, was = found.predictions[scored], (found.targets[scored] > 0.5).astype(np.float64)
         what = "all labels together"
     means, shares, error = calibration(said, was)
     direction = "high" if said.mean() > was.mean() else "low"

@@ -104,11 +104,12 @@ def duplicates(table: Table, copies: NearCopies) -> Iterator[Finding]:
 def contradicting_targets(table: Table, targets: Targets) -> Iterator[Finding]:
     """Find rows with the same text and another target."""
     codes, matrix = text_codes(table), target_matrix(targets)
+    known = matrix if targets.values.ndim == 1 else targets.values.astype(np.float64)
     counts = np.bincount(codes)
     low = np.full((len(counts), matrix.shape[1]), np.inf)
     high = np.full_like(low, -np.inf)
-    np.minimum.at(low, codes, matrix)
-    np.maximum.at(high, codes, matrix)
+    np.fmin.at(low, codes, known)  # which pass over labels that were not scored
+    np.fmax.at(high, codes, known)
     spread = (high - low).max(axis=1)
     found = np.flatnonzero(spread[codes] > 0)
     if not len(found):

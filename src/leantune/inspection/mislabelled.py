@@ -35,17 +35,17 @@ def suspect_classes(probabilities: Floats, labels: IntArray) -> tuple[IntArray, 
 
 
 def suspect_labels(probabilities: Floats, labels: Floats) -> tuple[IntArray, IntArray, Floats]:
-    """Do the same for each label of a multi-label task: rows, labels and margins [S] of the labels in doubt."""
-    found = [
-        (rows, np.full(len(rows), label), margin)
-        for label in range(labels.shape[1])
-        for rows, _, margin in [
-            suspect_classes(
-                np.stack([1 - probabilities[:, label], probabilities[:, label]], axis=1),
-                (labels[:, label] > 0.5).astype(np.int64),
-            )
-        ]
-    ]
+    """Do the same for each label of a multi-label task: rows, labels and margins [S] of the labels in doubt.
+
+    Labels that were not scored (NaN) are not in doubt.
+    """
+    found = []
+    for label in range(labels.shape[1]):
+        scored = np.flatnonzero(~np.isnan(labels[:, label]))
+        said = probabilities[scored, label]
+        having = (labels[scored, label] > 0.5).astype(np.int64)
+        rows, _, margin = suspect_classes(np.stack([1 - said, said], axis=1), having)
+        found.append((scored[rows], np.full(len(rows), label), margin))
     rows, which, margin = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(-margin, kind="stable")
     return rows[order], which[order], margin[order]

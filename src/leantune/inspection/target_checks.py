@@ -159,10 +159,11 @@ def target_correlations(targets: Targets) -> dict[tuple[str, str], float]:
     """Return Pearson's correlation of each pair of target columns that vary; {} for a single one."""
     if targets.kind not in {"regression", "multilabel"} or len(targets.columns) < 2:
         return {}
-    varying = np.flatnonzero(targets.values.std(axis=0) > 0)
+    values = target_matrix(targets)
+    varying = np.flatnonzero(values.std(axis=0) > 0)
     if len(varying) < 2:
         return {}
-    matrix = np.corrcoef(targets.values[:, varying], rowvar=False)
+    matrix = np.corrcoef(values[:, varying], rowvar=False)
     names = [targets.columns[place] for place in varying]
     return {(names[i], names[j]): float(matrix[i, j]) for i, j in combinations(range(len(names)), 2)}
 
@@ -171,7 +172,7 @@ def constant_labels(targets: Targets) -> Iterator[Finding]:
     """Find labels that no row has, or that all have."""
     if targets.kind != "multilabel":
         return
-    share = targets.values.mean(axis=0)
+    share = np.nanmean(targets.values, axis=0)
     constant = [name for name, mean in zip(targets.classes, share, strict=True) if mean in (0, 1)]
     if constant:
         yield Finding(
@@ -208,8 +209,12 @@ def fold_differs(targets: Targets, folds: Folds, numbers: Sequence[int]) -> Iter
 
 
 def target_matrix(targets: Targets) -> NDArray[np.float64]:
-    """Return the targets as numbers [N, outputs], of classes one column each."""
+    """Return the targets as numbers [N, outputs], of classes one column each.
+
+    A label that was not scored (NaN) has the mean of those that were, so that it tells nothing.
+    """
     if targets.values.ndim == 2:
-        return targets.values.astype(np.float64)
+        values = targets.values.astype(np.float64)
+        return np.where(np.isnan(values), np.nanmean(values, axis=0), values)
     own: NDArray[np.float64] = np.eye(len(targets.classes))[targets.values.astype(np.int64)]
     return own
