@@ -30,8 +30,10 @@ from leantune.training.state import TrainState
 SECONDS = 8.0
 """Of optimizer steps, for each candidate: with fewer, the first steps and chance would weigh too much."""
 LEAST_STEPS, MOST_STEPS = 8, 200
-WARM_UP = 2
-"""Steps that are not counted: kernels are made and memory is claimed in them."""
+FEWEST_LONG_STEPS = 3
+"""Where a step takes seconds, so many are enough: each is a sample of 32 rows by itself."""
+WARM_UP = 1
+"""Steps that are not counted: kernels are made and memory is claimed in the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,9 @@ def measure(prepared: Prepared, encoder: Encoder, *, seconds: float = SECONDS) -
             if steps > WARM_UP:
                 readings.append((event.train_seconds - at, now - busy, computed))
             at, busy, computed = event.train_seconds, now, 0
-        is_enough = at >= seconds and (steps >= LEAST_STEPS + WARM_UP or (at >= 3 * seconds and steps > WARM_UP))
+        is_enough = at >= seconds and (
+            steps >= LEAST_STEPS + WARM_UP or (at >= 3 * seconds and len(readings) >= FEWEST_LONG_STEPS)
+        )
         if is_enough or steps >= MOST_STEPS:
             break
     spent, processor, counted = np.array(readings or [(at, at, max(1, computed))]).T

@@ -407,8 +407,9 @@ def describe_parts(answers: Answers, lengths: NDArray[np.int64] | None) -> Part:
     blocks: list[Block] = []
     data: dict[str, Any] = {"error": name}
     findings: list[Finding] = []
-    if lengths is not None and len(np.unique(lengths)) > 4:
-        edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 6)).round().astype(np.int64))
+    count = min(5, len(errors) // LEAST_ROWS)
+    if lengths is not None and count >= 2 and len(np.unique(lengths)) > count:
+        edges = np.unique(np.quantile(lengths, np.linspace(0, 1, count + 1)).round().astype(np.int64))
         which = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, len(edges) - 2)
         labels = [f"{low:,} to {high:,}" for low, high in pairwise(edges.tolist())]
         blocks.append(_parts_table("characters", labels, which, errors, name))

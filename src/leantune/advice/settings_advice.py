@@ -226,10 +226,12 @@ def _yaml(
     if config.fold != "none":
         lines += ["evaluation:", _line("metric", metric, reason, indent=2)]
     if "LT401" in codes or "LT402" in codes:
-        lines.append("# Copies stand in several folds (LT401, LT402): the metrics will be too good. Name a column that")
-        lines.append("# is the same for all copies with data.group, or remove them.")
+        lines += _comment(
+            "Copies stand in several folds (LT401, LT402), so that the metrics will be too good. Name a column that is "
+            "the same for all copies with data.group, or remove them."
+        )
     if "LT405" in codes and config.data.group is None:
-        lines.append("# Rows may belong together (LT405): set data.group if new texts will come from other groups.")
+        lines += _comment("Rows may belong together (LT405). Set data.group if new texts will be of other groups.")
     return "\n".join(lines) + "\n"
 
 
@@ -245,5 +247,10 @@ def _line(name: str, value: Any, reason: str, *, indent: int) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).strip()
     text = text.removesuffix("...").strip()
     margin = " " * indent
-    comment = textwrap.wrap(" ".join(reason.split()), 78, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ")
-    return "\n".join([*comment, f"{margin}{name}: {text}"])
+    return "\n".join([*_comment(reason, margin), f"{margin}{name}: {text}"])
+
+
+def _comment(text: str, margin: str = "") -> list[str]:
+    """Return lines of YAML's comments, of at most 78 columns."""
+    begin = f"{margin}# "
+    return textwrap.wrap(" ".join(text.split()), 78, initial_indent=begin, subsequent_indent=begin)

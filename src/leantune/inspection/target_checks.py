@@ -163,7 +163,7 @@ def target_correlations(targets: Targets) -> dict[tuple[str, str], float]:
     varying = np.flatnonzero(values.std(axis=0) > 0)
     if len(varying) < 2:
         return {}
-    matrix = np.corrcoef(values[:, varying], rowvar=False)
+    matrix = np.atleast_2d(np.corrcoef(values[:, varying], rowvar=False))
     names = [targets.columns[place] for place in varying]
     return {(names[i], names[j]): float(matrix[i, j]) for i, j in combinations(range(len(names)), 2)}
 
@@ -172,7 +172,7 @@ def constant_labels(targets: Targets) -> Iterator[Finding]:
     """Find labels that no row has, or that all have."""
     if targets.kind != "multilabel":
         return
-    share = np.nanmean(targets.values, axis=0)
+    share: NDArray[np.float64] = np.asarray(np.nanmean(targets.values, axis=0))
     constant = [name for name, mean in zip(targets.classes, share, strict=True) if mean in (0, 1)]
     if constant:
         yield Finding(
@@ -215,6 +215,7 @@ def target_matrix(targets: Targets) -> NDArray[np.float64]:
     """
     if targets.values.ndim == 2:
         values = targets.values.astype(np.float64)
-        return np.where(np.isnan(values), np.nanmean(values, axis=0), values)
+        known: NDArray[np.float64] = np.where(np.isnan(values), np.nanmean(values, axis=0), values)
+        return known
     own: NDArray[np.float64] = np.eye(len(targets.classes))[targets.values.astype(np.int64)]
     return own
