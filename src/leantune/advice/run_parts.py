@@ -25,6 +25,8 @@ from leantune.training.metrics import LOWER_IS_BETTER, metric_names
 Floats = NDArray[np.float64]
 
 BINS = 10
+ROWS_A_BIN = 30
+"""With fewer, chance alone would look like an error."""
 CALIBRATION_TO_WARN = 0.05
 LEAST_ROWS = 20
 """Of a group that is told by itself."""
@@ -322,7 +324,7 @@ def describe_calibration(answers: Answers) -> Part:
     blocks: tuple[Block, ...] = (
         Figure(
             svg=drawings.reliability("calibration", "Calibration", said=means, was=shares),
-            caption=f"Probability of {what} in {len(means)} bins of equal size, and how often it was right. On the "
+            caption=f"Probability of {what} in {len(means)} bins of about equal size, and how often it was right. On the "
             "line, probabilities come true.",
         ),
         Paragraph(text=f"Expected calibration error of {what}: {error:.3f} ({len(means)} bins of equal size)."),
@@ -336,7 +338,8 @@ def describe_calibration(answers: Answers) -> Part:
 
 def calibration(said: Floats, was: Floats) -> tuple[Floats, Floats, float]:
     """Return the mean probability and the share that was right, of bins of about equal size, and the expected error."""
-    edges = np.unique(np.quantile(said, np.linspace(0, 1, BINS + 1)))[1:-1]
+    bins = min(BINS, max(1, len(said) // ROWS_A_BIN))
+    edges = np.unique(np.quantile(said, np.linspace(0, 1, bins + 1)))[1:-1]
     which = np.searchsorted(edges, said, side="right")  # equal probabilities are in one bin
     parts = [np.flatnonzero(which == place) for place in np.unique(which)]
     means = np.array([said[part].mean() for part in parts])

@@ -198,7 +198,7 @@ CHECKS = (
         "miscalibrated",
         "run",
         finds="Probabilities that are too high or too low.",
-        how="Expected calibration error over 10 bins of equal size: above 0.05.",
+        how="Expected calibration error over at most 10 bins of equal size, 30 rows or more each: above 0.05.",
         why="Thresholds and costs that are computed from such probabilities are wrong.",
     ),
     _check(
