@@ -101,10 +101,8 @@ def measure(prepared: Prepared, encoder: Encoder, *, seconds: float = SECONDS) -
             if steps > WARM_UP:
                 readings.append((event.train_seconds - at, now - busy, computed))
             at, busy, computed = event.train_seconds, now, 0
-        is_enough = at >= seconds and (
-            steps >= LEAST_STEPS + WARM_UP or (at >= 3 * seconds and len(readings) >= FEWEST_LONG_STEPS)
-        )
-        if is_enough or steps >= MOST_STEPS:
+        is_long = at >= 3 * seconds and len(readings) >= FEWEST_LONG_STEPS
+        if steps >= MOST_STEPS or is_long or (at >= seconds and steps >= LEAST_STEPS + WARM_UP):
             break
     spent, processor, counted = np.array(readings or [(at, at, max(1, computed))]).T
     rate = spent.sum() / counted.sum()

@@ -324,8 +324,8 @@ def describe_calibration(answers: Answers) -> Part:
     blocks: tuple[Block, ...] = (
         Figure(
             svg=drawings.reliability("calibration", "Calibration", said=means, was=shares),
-            caption=f"Probability of {what} in {len(means)} bins of about equal size, and how often it was right. On the "
-            "line, probabilities come true.",
+            caption=f"Probability of {what} in {len(means)} bins of about equal size, and how often it was right. "
+            "On the line, probabilities come true.",
         ),
         Paragraph(text=f"Expected calibration error of {what}: {error:.3f} ({len(means)} bins of equal size)."),
     )
