@@ -1,3 +1,5 @@
+from .advice.inspecting import inspect as inspect
+from .advice.inspection import Inspection as Inspection
 from .comparison.comparing import Comparison as Comparison
 from .experiments.experiment import compare as compare
 from .experiments.experiment import demo as demo
@@ -10,6 +12,7 @@ from .inference.exporting import export as export
 from .inference.predictions import Predictions as Predictions
 from .inference.predictor import Predictor as Predictor
 from .inference.predictor import load as load
+from .inspection.findings import Finding as Finding
 from .runs.result import Run as Run
 from .runs.run import train as train
 from .system.errors import LeantuneError as LeantuneError

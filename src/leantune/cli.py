@@ -251,6 +251,57 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    data: Annotated[
+        Path | None, typer.Argument(metavar="DATA|RUN", help="A table, or the folder of a finished run.")
+    ] = None,
+    *,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="COL", help="Column of the texts; twice for pairs of texts.")
+    ] = None,
+    target: Targets = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="An encoder: adds tokens, padding, times and settings.")
+    ] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Write .html, .md, .json, or .yaml: the settings; may be repeated."),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="Finding to leave out, such as LT403; repeat for several.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options win.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as tokens.max_length=128.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option(metavar="FILE", help="Table whose rows validate.")] = None,
+    id_column: Id = None,
+    group: Group = None,
+) -> None:
+    """Show what is wrong with a table before training, what training costs, or where a finished run errs."""
+    threads.set_up_threads()
+    from leantune.advice.inspecting import inspect_any
+    from leantune.advice.inspection import check_output
+
+    files = [check_output(path) for path in output or ()]
+    flags = {
+        "data.path": data,
+        "data.text": text,
+        "data.target": target,
+        "data.id": id_column,
+        "data.group": group,
+        "data.validation": validation,
+        "model.name": model,
+    }
+    given = {name: value for name, value in flags.items() if value}
+    found = inspect_any(config, given, tuple(assign or ()), ignore=tuple(ignore or ()))
+    say(str(found))
+    for path in files:
+        found.write(path)
+        say(f"written: {path}")
+
+
+@app.command()
 def folds(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=TABLE_HELP)],
     *,

@@ -73,7 +73,7 @@ def test_unknown_tokens_are_warned_of_above_5_percent_and_refused_above_90(
 
 def test_the_row_of_which_least_is_known_is_the_example() -> None:
     finding = only(find_unknown([3, 2, 2], [50, 10, 2]))
-    assert finding.code == "unknown_tokens"
+    assert finding.code == "LT201"
     assert finding.about == "tokens"
     assert finding.text.startswith(
         "11.3% of all tokens are unknown to the tokenizer of bert, for example 2 of 2 in valid.csv, row 1: 'text 2'."
@@ -97,7 +97,7 @@ def test_texts_without_tokens_have_no_unknown_ones() -> None:
 def test_a_text_that_trains_and_validates_is_found_with_both_rows() -> None:
     table = table_of(["a", " b\n", "c", "b", "d"])
     finding = only(duplicates_across_folds(table, folds_of(0, 0, 1, 1, 1), [0]))
-    assert (finding.code, finding.severity, finding.about) == ("duplicates_across_folds", "warning", "folds")
+    assert (finding.code, finding.severity, finding.about) == ("LT401", "warning", "folds")
     assert finding.text.startswith(
         "1 of 2 validation rows (50.0%) have a text that also trains, such as train.csv, row 2 (as row 4). "
     )
@@ -184,7 +184,7 @@ def test_validation_rows_of_a_class_that_never_trains_are_counted() -> None:
     targets = classes_of("a", "b", "c", "c", "a", "b")
     table = table_of(list("abcdef"), validating=4)
     finding = only(untrained_classes(table, targets, folds_of(1, 1, 0, 0, 0, 0, kind="given", holdout=True), [0]))
-    assert (finding.code, finding.severity, finding.about) == ("untrained_classes", "warning", "folds")
+    assert (finding.code, finding.severity, finding.about) == ("LT301", "warning", "folds")
     assert finding.text.startswith(
         "2 rows (the first is valid.csv, row 1) validate with classes that no training row has: 'c' (2 rows). "
     )

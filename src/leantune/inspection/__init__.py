@@ -1,4 +1,4 @@
-"""Before training: findings about what is known to go wrong."""
+"""Before and after training: findings about what is known to go wrong."""
 
 from lazy_loader import attach_stub
 

@@ -1,3 +1,5 @@
+from .catalogue import CHECKS as CHECKS
+from .catalogue import Check as Check
 from .findings import Finding as Finding
 from .findings import duplicates_across_folds as duplicates_across_folds
 from .findings import unknown_tokens as unknown_tokens

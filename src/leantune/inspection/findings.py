@@ -4,7 +4,7 @@
 2. `duplicates_across_folds`: texts that stand in both training and validation rows
 3. `untrained_classes`: validation rows of classes that no training row has
 
-Each check is a function that yields at most one finding, with a code that stays the same between versions. All rows are
+Each check is a function that yields at most one finding; `catalogue` has its code. All rows are
 looked at in whole columns: 200,000 rows of 60 words take about a second.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from leantune.inspection.catalogue import BY_CODE
 from leantune.tables.folds import Folds
 from leantune.tables.readers import shown
 from leantune.tables.table import Table
@@ -35,16 +36,40 @@ MOST_EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is known to go wrong."""
+    """One thing that is known to go wrong, or worth a look."""
 
     code: str
-    """Short name of the check."""
-    severity: Literal["warning", "error"]
-    """`error`: training would be of no use, and is refused."""
-    about: str
-    """The stage that it concerns: tokens, folds."""
-    text: str
-    """What was found, what follows from it, and what to do."""
+    """Of the check, one of `catalogue.CHECKS`; it stays the same between versions."""
+    severity: Literal["note", "warning", "error"]
+    """`error`: training would be of no use, and is refused. `note`: nothing is wrong, but worth knowing."""
+    found: str
+    """What was found, in this table, and what follows from it."""
+    advice: str
+    """What to do."""
+
+    @property
+    def about(self) -> str:
+        """The stage that it concerns: tokens, folds."""
+        return BY_CODE[self.code].about
+
+    @property
+    def text(self) -> str:
+        """What was found, what follows from it, and what to do."""
+        return f"{self.found}: {self.advice}"
+
+    def record(self) -> dict[str, str]:
+        """Return everything that there is to say about it, as plain values."""
+        check = BY_CODE[self.code]
+        return {
+            "code": self.code,
+            "name": check.name,
+            "severity": self.severity,
+            "about": check.about,
+            "found": self.found,
+            "how": check.how,
+            "why": check.why,
+            "advice": self.advice,
+        }
 
 
 def unknown_tokens(
@@ -63,16 +88,16 @@ def unknown_tokens(
     row = int((unknown / np.maximum(1, tokens)).argmax())
     texts = " and ".join(shown(column[row].as_py(), 40) for column in table.texts)
     found = (
-        f"{_percent(share)} of all tokens are unknown to the tokenizer of {model}, for example {unknown[row]:,} of "
-        f"{tokens[row]:,} in {table.describe_place(row)}: {texts}. To the model all unknown tokens are the same. "
+        f"{percent(share)} of all tokens are unknown to the tokenizer of {model}, for example {unknown[row]:,} of "
+        f"{tokens[row]:,} in {table.describe_place(row)}: {texts}. To the model all unknown tokens are the same"
     )
-    advice = "Choose a model.name whose tokenizer knows the script of these texts"
+    advice = "choose a model.name whose tokenizer knows the script of these texts"
     if share > UNKNOWN_SHARE_TO_REFUSE and not allowed:
         advice += ", such as a multilingual one; tokens.unknown: allow trains all the same"
-        yield Finding(code="unknown_tokens", severity="error", about="tokens", text=f"{found}{advice}")
+        yield Finding(code="LT201", severity="error", found=found, advice=advice)
     else:
         advice += ", if they matter"
-        yield Finding(code="unknown_tokens", severity="warning", about="tokens", text=f"{found}{advice}")
+        yield Finding(code="LT201", severity="warning", found=found, advice=advice)
 
 
 def duplicates_across_folds(table: Table, folds: Folds, numbers: Sequence[int]) -> Iterator[Finding]:
@@ -80,7 +105,7 @@ def duplicates_across_folds(table: Table, folds: Folds, numbers: Sequence[int]) 
 
     Whitespace around a text does not count; of pairs, both texts must be the same.
     """
-    codes = _text_codes(table)
+    codes = text_codes(table)
     copies: list[IntArray] = []
     originals: list[IntArray] = []
     validating = 0
@@ -103,11 +128,11 @@ def duplicates_across_folds(table: Table, folds: Folds, numbers: Sequence[int]) 
     elif table.groups is not None:
         advice = "give all copies the same group (data.group), which keeps them together, or remove them"
     yield Finding(
-        code="duplicates_across_folds",
+        code="LT401",
         severity="warning",
-        about="folds",
-        text=f"{len(found):,} of {validating:,} validation rows ({_percent(len(found) / validating)}) have a {what} "
-        f"that also trains, such as {examples}. The metrics are better than on new texts: {advice}",
+        found=f"{len(found):,} of {validating:,} validation rows ({percent(len(found) / validating)}) have a {what} "
+        f"that also trains, such as {examples}. The metrics are better than on new texts",
+        advice=advice,
     )
 
 
@@ -119,8 +144,8 @@ def untrained_classes(table: Table, targets: Targets, folds: Folds, numbers: Seq
     affected: list[IntArray] = []
     for number in numbers:
         rows = folds.validation_rows(number)
-        counts = _rows_of_classes(targets, rows)
-        untrained = np.flatnonzero((counts > 0) & (_rows_of_classes(targets, folds.training_rows(number)) == 0))
+        counts = rows_of_classes(targets, rows)
+        untrained = np.flatnonzero((counts > 0) & (rows_of_classes(targets, folds.training_rows(number)) == 0))
         for place in untrained:
             rows_of.setdefault(targets.classes[place], {})[number] = int(counts[place])
         affected.append(rows[_has_any(targets, rows, untrained)])
@@ -131,21 +156,20 @@ def untrained_classes(table: Table, targets: Targets, folds: Folds, numbers: Seq
     parts = []
     for name, counted in list(rows_of.items())[:MOST_NAMED]:
         within = f" in fold{'s' * (len(counted) > 1)} {', '.join(map(str, counted))}" if several else ""
-        parts.append(f"{shown(name, 40)} ({_rows(sum(counted.values()))}{within})")
+        parts.append(f"{shown(name, 40)} ({count_rows(sum(counted.values()))}{within})")
     more = f" and {len(rows_of) - MOST_NAMED} more" if len(rows_of) > MOST_NAMED else ""
     what, plural = ("label", "labels") if targets.kind == "multilabel" else ("class", "classes")
     yield Finding(
-        code="untrained_classes",
+        code="LT301",
         severity="warning",
-        about="folds",
-        text=f"{_rows(len(found))} (the first is {table.describe_place(int(found[0]))}) validate with {plural} that no "
-        f"training row{' of the same fold' if several else ''} has: {', '.join(parts)}{more}. A model cannot learn a "
-        f"{what} that it never sees, and is measured on it: let rows of each {what} train, merge {plural}, or remove "
-        "these rows",
+        found=f"{count_rows(len(found))} (the first is {table.describe_place(int(found[0]))}) validate with {plural} "
+        f"that no training row{' of the same fold' if several else ''} has: {', '.join(parts)}{more}. A model "
+        f"cannot learn a {what} that it never sees, and is measured on it",
+        advice=f"let rows of each {what} train, merge {plural}, or remove these rows",
     )
 
 
-def _text_codes(table: Table) -> IntArray:
+def text_codes(table: Table) -> IntArray:
     """Return a number for each row [N], the same for rows with the same text or pair."""
     codes = np.zeros(len(table), dtype=np.int64)
     for column in table.texts:
@@ -156,7 +180,7 @@ def _text_codes(table: Table) -> IntArray:
     return codes
 
 
-def _rows_of_classes(targets: Targets, rows: IntArray) -> IntArray:
+def rows_of_classes(targets: Targets, rows: IntArray) -> IntArray:
     """Return how many of the rows have each of the K classes or labels [K]."""
     values = targets.values[rows]
     if targets.kind == "multilabel":
@@ -182,11 +206,12 @@ def _examples(table: Table, copies: IntArray, originals: IntArray) -> str:
     return ", ".join(said)
 
 
-def _rows(count: int) -> str:
+def count_rows(count: int) -> str:
+    """Return a number of rows in words: `1 row`, `2,000 rows`."""
     return f"{count:,} row{'s' * (count != 1)}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """Return a share as a person reads it: what is not all is never 100%, and what is not none never 0%."""
     if share == 1:
         return "100%"

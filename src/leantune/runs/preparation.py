@@ -299,8 +299,8 @@ def _inspect(
         ]
     for finding in findings:
         if finding.severity == "error":
-            raise ModelError(f"{finding.about}: {finding.text}")
-    return [Note(event="warning", about=finding.about, text=finding.text) for finding in findings]
+            raise ModelError(f"{finding.about}: {finding.text} [{finding.code}]")
+    return [Note(event="warning", about=finding.about, text=f"{finding.text} [{finding.code}]") for finding in findings]
 
 
 def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:

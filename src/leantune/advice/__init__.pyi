@@ -1,0 +1,2 @@
+from .inspecting import inspect as inspect
+from .inspection import Inspection as Inspection
