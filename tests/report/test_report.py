@@ -152,7 +152,7 @@ def test_the_json_has_stable_names() -> None:
     recipe = record["recipes"]["batch_16"]
     assert set(recipe) == {"differs", "runs", "means", "metrics", "spreads", "effects", "reached"}
     assert recipe["differs"]["batching.batch_size"] == {"baseline": 32, "recipe": 16}
-    names = "estimate low high adjusted_p pairs verdict reason seed_error row_error more_seeds"
+    names = "estimate low high adjusted_p pairs verdict reason seed_error row_error more_seeds each"
     assert set(recipe["effects"]["quality_best"]) == set(names.split())
     run = "fold seed state folder error best last train_seconds startup_seconds evaluation_seconds checkpoint_seconds"
     more = {"total_seconds", "peak_bytes", "tokens_per_second", "padding_fraction"}
@@ -401,7 +401,7 @@ def test_a_browser_draws_the_page_and_has_nothing_to_say(folder: Path) -> None:
     assert seen.requests == []
     page = Page(seen.dom.replace("<!--", ""))
     assert page.count("table") == 5
-    assert page.count("figure") == 11
+    assert page.count("figure") == 13
     assert page.count("script") == 0
 
 

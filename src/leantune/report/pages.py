@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def rebuild_report(folder: Path) -> Comparison:
 def report_html(comparison: Comparison) -> str:
     """Return the page; every name and text in it is escaped."""
     drawn = {
+        "training_times": figures.training_times(comparison),
+        "qualities": figures.qualities(comparison),
         "step_curve": figures.learning_curve(comparison, "step"),
         "time_curve": figures.learning_curve(comparison, "train_seconds"),
         "loss": figures.training_loss(comparison),
@@ -189,12 +192,19 @@ def _effect_record(effect: Effect) -> dict[str, Any]:
         "seed_error": effect.seed_error,
         "row_error": effect.row_error,
         "more_seeds": effect.more_seeds,
+        "each": effect.each,
     }
 
 
 def _view(comparison: Comparison) -> dict[str, Any]:
     """Return what both templates show, as texts."""
     main = [measure for measure in comparison.measures if measure.name in MAIN]
+    if _last_is_best(comparison):
+        main = [
+            replace(measure, label=f"best and last {comparison.metric}") if measure.name == "quality_best" else measure
+            for measure in main
+            if measure.name != "quality_last"
+        ]
     more = [measure for measure in comparison.measures if measure.name not in MAIN]
     return {
         "comparison": comparison,
@@ -216,6 +226,12 @@ def _view(comparison: Comparison) -> dict[str, Any]:
         "runs": list(_runs(comparison)),
         "facts": list(_facts(comparison)),
     }
+
+
+def _last_is_best(comparison: Comparison) -> bool:
+    """Tell whether every run was best at its last evaluation: one column then says both."""
+    scores = [cell.result.scores for recipe in comparison.recipes for cell in recipe.cells if cell.result is not None]
+    return bool(scores) and all(s["best"].get(comparison.metric) == s["last"].get(comparison.metric) for s in scores)
 
 
 def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measure], folds: int) -> dict[str, Any]:
