@@ -62,7 +62,9 @@ def effects(comparison: Comparison, measure: str) -> str:
         axes.yaxis.set_major_locator(NullLocator())
         if (tolerance := compared[0].tolerance) is not None:
             axes.axvspan(max(-tolerance, low), min(tolerance, high), color=SLOTS["muted"], alpha=0.12, linewidth=0)
-        axes.axvline(1 if ratio else 0, color=SLOTS["muted"], linewidth=1.2, zorder=1)
+        tops = [PITCH * row + 17 for row in range(len(rows))]  # below the labels
+        ends = [top + PITCH - 17 for top in tops]
+        axes.vlines(1 if ratio else 0, tops, ends, color=SLOTS["muted"], linewidth=1.2, zorder=1)
         for row, (index, name, effect) in enumerate(rows):
             sheet.write(0, TOP + PITCH * row + 13, shorten(name, 20))
             _draw_interval(axes, effect, index, PITCH * row + 27)
@@ -192,6 +194,7 @@ def learning_curve(comparison: Comparison, against: Literal["step", "train_secon
     divisor, unit = time_unit([float(curve[0].max()) for curve in curves.values()]) if against != "step" else (1.0, "")
     what = "optimizer steps" if against == "step" else f"training time, {unit}"
     with drawing(f"curve-{against}", f"{comparison.metric} against {what}") as sheet:
+        sheet.needs_legend = True
         for index, (x, mean, low, high) in curves.items():
             style = line_style(index)
             if len(x) > 1:
@@ -242,6 +245,7 @@ def training_loss(comparison: Comparison) -> str:
     low, high = np.nanmin(drawn), np.nanmax(drawn)
     logarithmic = low > 0 and high > low
     with drawing("training-loss", "training loss against optimizer steps") as sheet:
+        sheet.needs_legend = True
         for index, losses in curves.items():
             shown = np.unique(np.linspace(0, len(losses) - 1, POINTS).astype(int))
             sheet.axes.plot(shown + 1, losses[shown], **line_style(index))
@@ -272,6 +276,7 @@ def memory_over_time(comparison: Comparison) -> str:
     divisor, unit = time_unit([float(np.nanmax(run.memory_seconds)) for run in first.values()])
     whose = "on the device" if comparison.memory_of == "device" else "of the process"
     with drawing("memory", f"memory {whose} over time") as sheet:
+        sheet.needs_legend = True
         for index, run in first.items():
             known = np.flatnonzero(np.isfinite(run.memory_bytes))
             stretches = np.array_split(known, min(POINTS, len(known)))
@@ -364,6 +369,7 @@ def quality_and_time(comparison: Comparison) -> str:
         return ""
     divisor, unit = time_unit([x for pairs in known.values() for x, _ in pairs])
     with drawing("quality-and-time", f"best {comparison.metric} against training time") as sheet:
+        sheet.needs_legend = True
         front = [comparison.recipes[i].means for i in pareto_front(comparison)]
         corners = np.array([[m["train_seconds"], m["quality_best"]] for m in front], float).reshape(-1, 2)
         sheet.axes.step(

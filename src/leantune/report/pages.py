@@ -21,14 +21,17 @@ from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
 from leantune.comparison.effects import Effect, Measure
 from leantune.comparison.folder import Cell
 from leantune.report import drawing, figures
+from leantune.report.take_away import FOLDER, figure_files, table_files
 from leantune.report.wording import (
     YARDSTICKS,
     answer,
     answer_lead,
     effect_text,
+    escape_markdown,
     numbers,
     pairs_note,
     ruled_out,
+    same_again,
     scatter_text,
     setting_text,
     settling,
@@ -37,7 +40,7 @@ from leantune.report.wording import (
     verdict_text,
 )
 from leantune.system.errors import RunFolderError
-from leantune.system.files import write_text
+from leantune.system.files import replacing, write_text
 
 MAIN = ("quality_best", "quality_last", "train_seconds", "peak_bytes")
 """Measures of the first table; all others stand in the second."""
@@ -50,14 +53,22 @@ def write_report(comparison: Comparison, folder: Path) -> None:
 
     Raises `RunFolderError` where the folder cannot be written.
     """
+    drawn = _draw(comparison)
+    record = report_json(comparison)
     texts = {
-        "report.html": report_html(comparison),
+        "report.html": _page(comparison, drawn),
         "report.md": report_md(comparison),
-        "report.json": json.dumps(report_json(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.json": json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
+    files = figure_files([svg for found in drawn.values() for svg in found], comparison)
+    files |= table_files(comparison, record)
     try:
         for name, text in texts.items():
             write_text(folder / name, text)
+        (folder / FOLDER).mkdir(exist_ok=True)
+        for name, content in files.items():
+            with replacing(folder / FOLDER / name) as path:
+                path.write_bytes(content)
     except OSError as error:
         raise RunFolderError(f"{folder}: the report cannot be written: {error.strerror}") from None
 
@@ -74,7 +85,12 @@ def rebuild_report(folder: Path) -> Comparison:
 
 def report_html(comparison: Comparison) -> str:
     """Return the page; every name and text in it is escaped."""
-    drawn = {
+    return _page(comparison, _draw(comparison))
+
+
+def _draw(comparison: Comparison) -> dict[str, list[str]]:
+    """Draw every figure; of `effects` there are several."""
+    one = {
         "training_times": figures.training_times(comparison),
         "qualities": figures.qualities(comparison),
         "step_curve": figures.learning_curve(comparison, "step"),
@@ -85,16 +101,23 @@ def report_html(comparison: Comparison) -> str:
         "padding": figures.padding(comparison),
         "quality_and_time": figures.quality_and_time(comparison),
     }
+    effects = [svg for name in MAIN if (svg := figures.effects(comparison, name))]
+    return {name: [svg] for name, svg in one.items()} | {"effects": effects}
+
+
+def _page(comparison: Comparison, drawn: dict[str, list[str]]) -> str:
     return _template("html").render(
         _view(comparison),
-        effects=[Markup(svg) for name in MAIN if (svg := figures.effects(comparison, name))],
-        figures={name: Markup(svg) for name, svg in drawn.items()},
+        effects=list(map(Markup, drawn["effects"])),
+        figures={name: Markup(svg[0]) for name, svg in drawn.items() if name != "effects"},
         front=figures.pareto_front(comparison),
         parts=list(figures.PARTS.values()),
         smoothing=figures.SMOOTHING,
         swatches=[Markup(drawing.swatch(index)) for index in range(len(comparison.recipes))],
         light=drawing.LIGHT,
         dark=drawing.DARK,
+        files=FOLDER,
+        figure_names=[svg.name for found in drawn.values() for svg in found if isinstance(svg, drawing.Drawn)],
     )
 
 
@@ -223,6 +246,7 @@ def _view(comparison: Comparison) -> dict[str, Any]:
             (name, [value_text(recipe.metrics.get(name), "") for recipe in comparison.recipes])
             for name in dict.fromkeys(name for recipe in comparison.recipes for name in recipe.metrics)
         ],
+        "again": same_again(comparison),
         "runs": list(_runs(comparison)),
         "facts": list(_facts(comparison)),
     }
@@ -339,16 +363,6 @@ def _template(kind: str) -> Template:
     )
     environment.filters["code_block"] = code_block
     return environment.get_template(f"report.{kind}.j2")
-
-
-def escape_markdown(value: Any) -> str:
-    """Return a value as text that Markdown shows as it is, on one line: in a table, a list or a paragraph."""
-    if isinstance(value, Markup):
-        return str(value)
-    text = " ".join(str(value).split())
-    # A bracket before a number is one of our own intervals, and one before another bracket would make a link; an
-    # underscore within a word is no emphasis.
-    return re.sub(r"[\\`*<>&|$~]|\[(?![−+\d])|\](?=[(\[:])|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)
 
 
 def code_block(text: str) -> Markup:
