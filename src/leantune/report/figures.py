@@ -64,7 +64,7 @@ def effects(comparison: Comparison, measure: str) -> str:
             axes.axvspan(max(-tolerance, low), min(tolerance, high), color=SLOTS["muted"], alpha=0.12, linewidth=0)
         tops = [PITCH * row + 17 for row in range(len(rows))]  # below the labels
         ends = [top + PITCH - 17 for top in tops]
-        axes.vlines(1 if ratio else 0, tops, ends, color=SLOTS["muted"], linewidth=1.2, zorder=1)
+        axes.vlines([1 if ratio else 0] * len(rows), tops, ends, color=SLOTS["muted"], linewidth=1.2, zorder=1)
         for row, (index, name, effect) in enumerate(rows):
             sheet.write(0, TOP + PITCH * row + 13, shorten(name, 20))
             _draw_interval(axes, effect, index, PITCH * row + 27)

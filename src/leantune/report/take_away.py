@@ -71,8 +71,8 @@ def markdown_table(comparison: Comparison) -> str:
         lines.append([f"{YARDSTICKS[name]} (for comparison)", *both])
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     said = (
-        f"Against {comparison.baseline} ({numbers('fold', comparison.folds)}; {numbers('seed', comparison.seeds)}); 95% "
-        f"intervals that hold for all recipes together. {comparison.tolerance.said}"
+        f"Against {comparison.baseline} ({numbers('fold', comparison.folds)}; {numbers('seed', comparison.seeds)}); "
+        f"95% intervals that hold for all recipes together. {comparison.tolerance.said}"
     )
     return f"{table}\n{escape_markdown(said)}\n"
 
