@@ -123,7 +123,7 @@ def qualities(comparison: Comparison) -> str:
     points = {i: values for i, values in points.items() if values}
     if not points:
         return ""
-    means = {i: comparison.recipes[i].means.get("quality_best") for i in points}
+    means = {i: float(np.mean(values)) for i, values in points.items()}
     said = ", ".join(f"{shorten(comparison.recipes[i].name, 24)} {value_text(means[i], '')}" for i in points)
     marks = list(comparison.yardsticks.items())
     said += "".join(f"; {YARDSTICKS[name]} {value_text(value, '')}" for name, value in marks)
