@@ -1003,3 +1003,18 @@ def test_a_comparison_is_printed_as_what_was_compared(tmp_path):
         "Comparison(title='experiment', metric='rmse', baseline='plain', recipes=['plain', '\\x1b[2Jbad'], folds=(0,), "
         "seeds=(0, 1))"
     )
+
+
+def test_a_metric_that_is_equal_in_every_pair_is_as_good_where_there_is_a_tolerance() -> None:
+    measure = make_measures("rmse")[0]
+    pairs = {"same": np.full((1, 3, 2), 0.5)}
+    assert judge(measure, pairs, rows_ratio=0.25, tolerance=0.01)["same"].verdict == "as good"
+    assert judge(measure, pairs, rows_ratio=0.25, tolerance=None)["same"].verdict == "inconclusive"
+    assert judge(measure, {"one": pairs["same"][:, :1]}, rows_ratio=0.25, tolerance=0.01)["one"].verdict != "as good"
+
+
+def test_an_effect_has_the_difference_or_ratio_of_each_whole_pair() -> None:
+    values = np.array([[[2.0, 1.0], [np.nan, 3.0], [4.0, 6.0]]])
+    measures = {measure.name: measure for measure in make_measures("rmse")}
+    assert judge(measures["quality_best"], {"a": values}, rows_ratio=0.25)["a"].each == (-1.0, 2.0)
+    assert judge(measures["train_seconds"], {"a": values}, rows_ratio=0.25)["a"].each == (0.5, 1.5)

@@ -97,7 +97,14 @@ def comparison(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     seconds = np.array([9.0, 9.0, 4.0, 11.0, 3.0])[:, None, None] * draw.normal(1, 0.03, (5, 1, 3))
     names = {name: {"x": name} for name in ("plain", "alike", "bad", "good", "quick")}
     folder: Path = tmp_path_factory.mktemp("verdicts")
-    write_experiment(folder, recipes=names, quality=quality, train_seconds=seconds, padding_fraction=quality / 2)
+    write_experiment(
+        folder,
+        recipes=names,
+        quality=quality,
+        quality_last=quality + 0.001,
+        train_seconds=seconds,
+        padding_fraction=quality / 2,
+    )
     plan = folder / "plan.json"
     plan.write_text(plan.read_text("utf-8").replace('"format": 1', '"format": 1, "tolerance": 0.03'), "utf-8")
     return compare_runs(folder)

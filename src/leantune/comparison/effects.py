@@ -73,6 +73,8 @@ class Effect:
     more_seeds: int | None = None
     """About how many more seeds would settle an inconclusive effect, if the difference and its scatter stay as they
     are; None where that cannot be told, or where it would take more than `MOST_MORE_SEEDS`."""
+    each: tuple[float, ...] = ()
+    """The difference or ratio in each pair that has both values, fold by fold, and in a fold seed by seed."""
 
 
 def make_measures(metric: str) -> tuple[Measure, ...]:
@@ -177,9 +179,21 @@ def judge(
             width = _width_with(measure, pairs[name], estimate, rows_ratio, recipes=tested, looks=looks)
             more = _more_seeds(_centre(measure, estimate), width, tolerance)
         effects[name] = Effect(
-            measure=measure, estimate=estimate, verdict=verdict, reason=reason, tolerance=tolerance, more_seeds=more
+            measure=measure,
+            estimate=estimate,
+            verdict=verdict,
+            reason=reason,
+            tolerance=tolerance,
+            more_seeds=more,
+            each=_each(measure, pairs[name]),
         )
     return effects
+
+
+def _each(measure: Measure, pairs: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the difference or ratio of each whole pair; `pairs`: [folds, seeds, 2]."""
+    baseline, recipe = pairs[np.isfinite(pairs).all(axis=-1)].T
+    return tuple((recipe / baseline if measure.kind == "ratio" else recipe - baseline).tolist())
 
 
 def _estimates(
@@ -212,6 +226,8 @@ def _verdict(measure: Measure, estimate: Estimate | None, tolerance: float | Non
             return "inconclusive", "one pair has no interval"
         if measure.name in WITHOUT_CHANCE and estimate.value != no_change:
             return direction, f"the same in all {estimate.pairs} pairs"
+        if estimate.value == 0.0 and tolerance is not None:
+            return "as good", f"equal in all {estimate.pairs} pairs"
         return "inconclusive", "all pairs differ by the same amount: no spread to judge by"
     is_shown = not estimate.low <= no_change <= estimate.high
     if tolerance is not None and -tolerance <= estimate.low and estimate.high <= tolerance:

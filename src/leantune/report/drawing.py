@@ -9,16 +9,21 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba, to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from leantune.report.wording import minus
+from leantune.report.wording import minus, shorten
 
 WIDTH = 360
 LIGHT = {
@@ -93,6 +98,20 @@ STYLE = {
 }
 
 
+class Drawn(str):
+    """A finished SVG element, which can also be had as files that stand alone."""
+
+    name: str
+    sheet: "Drawing"
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return `png` and `svg`: on a light page, with a legend of the recipes `names` where the figure needs one.
+
+        To be asked for once: the figure is changed.
+        """
+        return self.sheet.files(names)
+
+
 class Drawing:
     """One figure with one pair of axes, laid out in units of the SVG, and the texts that it will get."""
 
@@ -107,6 +126,8 @@ class Drawing:
         for axis in (self.axes.xaxis, self.axes.yaxis):
             axis.set_major_formatter(FuncFormatter(plain_number))
         self._texts: list[str] = []
+        self.needs_legend = False
+        """Whether recipes are told by colour and shape alone."""
 
     def slot(self, text: str) -> str:
         """Return what stands for a text until the SVG is there."""
@@ -123,7 +144,7 @@ class Drawing:
         self.write(0, 14, y_label)
         self.write(WIDTH - 2, self.height - 6, x_label, colour="muted", align="right")
 
-    def svg(self) -> str:
+    def svg(self) -> Drawn:
         """Return the SVG element."""
         file = io.StringIO()
         self.figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
@@ -136,11 +157,66 @@ class Drawing:
         for name, slot in SLOTS.items():
             body = body.replace(slot, f"var(--{name}, {LIGHT[name]})")
         body = re.sub(r"\{(\d+)\}", lambda found: html.escape(self._texts[int(found[1])]), body)
-        return (
+        drawn = Drawn(
             f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-labelledby="{self.name}-title" '
             'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif" '
             f'stroke-linejoin="round"><title id="{self.name}-title">{html.escape(self.title)}</title>{body}</svg>'
         )
+        drawn.name, drawn.sheet = self.name, self
+        return drawn
+
+    def files(self, names: Sequence[str]) -> dict[str, bytes]:
+        """See `Drawn.files`."""
+        with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": self.name}]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the font may lack a letter of a name
+            for index, name in enumerate(names if self.needs_legend else ()):
+                self._add_to_legend(index, name)
+            for artist in self.figure.findobj():
+                _recolour(artist)
+                if isinstance(artist, Text):
+                    filled = re.sub(r"\{(\d+)\}", lambda found: self._texts[int(found[1])], artist.get_text())
+                    artist.set_text(filled.encode("utf-8", "backslashreplace").decode())
+            found = {}
+            for kind in ("png", "svg"):
+                file = io.BytesIO()
+                self.figure.savefig(
+                    file,
+                    format=kind,
+                    dpi=200,
+                    bbox_inches="tight",
+                    pad_inches=0.12,
+                    facecolor=LIGHT["page"],
+                    metadata={"Date": None, "Title": self.title.encode("utf-8", "backslashreplace").decode()}
+                    if kind == "svg"
+                    else None,
+                )
+                found[kind] = file.getvalue()
+        return found
+
+    def _add_to_legend(self, index: int, name: str) -> None:
+        """Write a recipe's name below the figure, in two columns."""
+        x, y = WIDTH / 2 * (index % 2), self.height + 16 * (1 + index // 2)
+        ends, height = [x / WIDTH, (x + 30) / WIDTH], 1 - (y - 4) / self.height
+        style = {**line_style(index), "transform": self.figure.transFigure, "clip_on": False}
+        self.figure.add_artist(Line2D(ends, [height, height], **style))
+        self.figure.add_artist(Line2D([sum(ends) / 2], [height], marker=marker(index), **style))
+        self.write(x + 38, y, shorten(name, 20))
+
+
+def _recolour(artist: Artist) -> None:
+    """Put the light page's colours in place of the slots."""
+    for part in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+        get, put = getattr(artist, f"get_{part}", None), getattr(artist, f"set_{part}", None)
+        if get is None or put is None:
+            continue
+        colours = to_rgba_array(get())
+        slots = {to_rgba(slot)[:3]: name for name, slot in SLOTS.items()}
+        known = [slots.get(tuple(colour[:3])) for colour in colours]
+        if any(known):
+            alpha = artist.get_alpha()
+            new = [to_rgba(LIGHT[name]) if name else tuple(colour) for name, colour in zip(known, colours, strict=True)]
+            put(new[0] if len(new) == 1 else new)
+            artist.set_alpha(alpha)
 
 
 @contextmanager

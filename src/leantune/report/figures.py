@@ -23,12 +23,16 @@ SMOOTHING = 30
 """The training loss is a running mean over one part in so many of the steps."""
 PARTS = {"startup": "start-up", "train": "optimizer steps", "evaluation": "evaluation", "checkpoint": "checkpoints"}
 """Where the time goes, in the order of a run; each has the colour `part-1`, `part-2`, ..."""
+LONGEST_INTERVAL = 1.6
+"""An interval of a bar is drawn up to so many times the longest bar."""
 FLATTEST = 2
 """A line beside curves may stretch their axis by so many times; one that is further away is only named."""
 TOP = 28
 """Units above the axes."""
 PITCH = 40
 """Units from one recipe to the next in figures that have a line of text for each."""
+PAIR_OFFSET = 7
+"""Units from an interval down to the dots of its pairs."""
 
 
 def finished(recipe: RecipeResult) -> list[RunResult]:
@@ -46,7 +50,8 @@ def effects(comparison: Comparison, measure: str) -> str:
     ratio = kind.kind == "ratio"
     title = f"{kind.label}, {'ratio to' if ratio else 'difference from'} {shorten(comparison.baseline, 24)}"
     height = TOP + PITCH * len(rows) + 44
-    with drawing(f"effect-{measure}", title, height, left=1, bottom=44) as sheet:
+    said = "; ".join(f"{shorten(name, 24)} {effect_text(effect)}, {effect.verdict}" for _, name, effect in rows)
+    with drawing(f"effect-{measure}", f"{title}: {said}", height, left=1, bottom=44) as sheet:
         axes = sheet.axes
         low, high = _reach(compared, ratio)
         if ratio:
@@ -57,7 +62,9 @@ def effects(comparison: Comparison, measure: str) -> str:
         axes.yaxis.set_major_locator(NullLocator())
         if (tolerance := compared[0].tolerance) is not None:
             axes.axvspan(max(-tolerance, low), min(tolerance, high), color=SLOTS["muted"], alpha=0.12, linewidth=0)
-        axes.axvline(1 if ratio else 0, color=SLOTS["muted"], linewidth=1.2, zorder=1)
+        tops = [PITCH * row + 17 for row in range(len(rows))]  # below the labels
+        ends = [top + PITCH - 17 for top in tops]
+        axes.vlines([1 if ratio else 0] * len(rows), tops, ends, color=SLOTS["muted"], linewidth=1.2, zorder=1)
         for row, (index, name, effect) in enumerate(rows):
             sheet.write(0, TOP + PITCH * row + 13, shorten(name, 20))
             _draw_interval(axes, effect, index, PITCH * row + 27)
@@ -69,6 +76,77 @@ def effects(comparison: Comparison, measure: str) -> str:
         scale = "ratio (log scale)" if ratio else {"": comparison.metric}.get(kind.unit, kind.unit)
         sheet.write(WIDTH / 2, height - 8, scale, colour="muted", align="center")
         sheet.write(0, 14, title)
+        return sheet.svg()
+
+
+def training_times(comparison: Comparison) -> str:
+    """Draw a bar of training time for each recipe, with the interval of its ratio to the baseline where it ends."""
+    rows = [
+        (i, recipe, seconds)
+        for i, recipe in enumerate(comparison.recipes)
+        if (seconds := recipe.means.get("train_seconds")) is not None
+    ]
+    if not rows:
+        return ""
+    baseline = comparison.recipes[0].means.get("train_seconds")
+    longest = max(seconds for _, _, seconds in rows)
+    divisor, unit = time_unit([longest])
+    said = ", ".join(f"{shorten(recipe.name, 24)} {duration(seconds)}" for _, recipe, seconds in rows)
+    pitch = PITCH - 2
+    with drawing("training-times", f"Training time: {said}", TOP + pitch * len(rows) + 32, left=1, bottom=32) as sheet:
+        sheet.write(0, 14, f"training time, {unit} (shorter is better)")
+        for row, (index, recipe, seconds) in enumerate(rows):
+            y = pitch * row + 24
+            sheet.write(0, TOP + pitch * row + 12, shorten(recipe.name, 30))
+            sheet.write(WIDTH - 2, TOP + pitch * row + 12, duration(seconds), align="right")
+            sheet.axes.barh(y, seconds / divisor, 12, color=line_style(index)["color"], alpha=0.85)
+            effect = recipe.effects.get("train_seconds")
+            estimate = effect.estimate if effect else None
+            if baseline and estimate and estimate.low is not None and estimate.high is not None:
+                # From the recipe's own mean, which differs from baseline x ratio where pairs are missing.
+                low, high = (seconds * bound / estimate.value / divisor for bound in (estimate.low, estimate.high))
+                high = min(high, LONGEST_INTERVAL * longest / divisor)
+                sheet.axes.plot([low, high], [y, y], color=SLOTS["page"], linewidth=4.5)
+                sheet.axes.plot([low, high], [y, y], color=SLOTS["ink"], linewidth=1.6)
+        sheet.axes.set_ylim(pitch * len(rows), 0)
+        sheet.axes.set_xlim(left=0)
+        sheet.axes.yaxis.set_major_locator(NullLocator())
+        return sheet.svg()
+
+
+def qualities(comparison: Comparison) -> str:
+    """Draw the metric of each run as a dot and their mean as a large one, beside lines for the yardsticks."""
+    points = {
+        i: [v for run in finished(recipe) if (v := run.scores["best"].get(comparison.metric)) is not None]
+        for i, recipe in enumerate(comparison.recipes)
+    }
+    points = {i: values for i, values in points.items() if values}
+    if not points:
+        return ""
+    means = {i: float(np.mean(values)) for i, values in points.items()}
+    said = ", ".join(f"{shorten(comparison.recipes[i].name, 24)} {value_text(means[i], '')}" for i in points)
+    marks = list(comparison.yardsticks.items())
+    said += "".join(f"; {YARDSTICKS[name]} {value_text(value, '')}" for name, value in marks)
+    pitch = PITCH - 8
+    foot = 32 + 15 * len(marks)
+    height = TOP + pitch * len(points) + foot
+    with drawing("qualities", f"Best {comparison.metric}: {said}", height, left=1, bottom=foot) as sheet:
+        sheet.write(0, 14, f"best {metric_label(comparison)}")
+        for row, (index, values) in enumerate(points.items()):
+            y = pitch * row + 24
+            sheet.write(0, TOP + pitch * row + 12, shorten(comparison.recipes[index].name, 30))
+            sheet.write(WIDTH - 2, TOP + pitch * row + 12, value_text(means[index], ""), align="right")
+            style = line_style(index) | {"linestyle": "", "marker": marker(index)}
+            sheet.axes.plot(values, [y] * len(values), markersize=4, alpha=0.5, **style)
+            sheet.axes.plot([means[index]], [y], markersize=8, markeredgecolor=SLOTS["page"], **style)
+        for place, (name, value) in enumerate(marks):
+            sheet.axes.axvline(value, color=SLOTS["muted"], linestyle=DASHES[2 + place], linewidth=1.3, zorder=1)
+            text = f"{'· · ·' if place == 0 else '– · –'} {YARDSTICKS[name]} {value_text(value, '')}"
+            sheet.write(WIDTH - 2, height - 6 - 15 * (len(marks) - 1 - place), text, colour="muted", align="right")
+        low, high = sheet.axes.get_xlim()
+        sheet.axes.set_xlim(low, high + 0.2 * (high - low))  # numbers stand at the right
+        sheet.axes.set_ylim(pitch * len(points), 0)
+        sheet.axes.yaxis.set_major_locator(NullLocator())
         return sheet.svg()
 
 
@@ -91,6 +169,10 @@ def _draw_interval(axes: Axes, effect: Effect, index: int, y: float) -> None:
     if (estimate := effect.estimate) is None:
         return
     style = line_style(index) | {"linestyle": "-"}
+    inside = [value for value in effect.each if axes.get_xlim()[0] <= value <= axes.get_xlim()[1]]
+    if len(effect.each) > 1:
+        dots = style | {"linestyle": "", "zorder": 1}
+        axes.plot(inside, [y + PAIR_OFFSET] * len(inside), marker="o", markersize=3, markeredgewidth=0, **dots)
     if estimate.low is not None and estimate.high is not None:
         low, high = axes.get_xlim()
         axes.plot([max(estimate.low, low), min(estimate.high, high)], [y, y], solid_capstyle="butt", **style)
@@ -112,6 +194,7 @@ def learning_curve(comparison: Comparison, against: Literal["step", "train_secon
     divisor, unit = time_unit([float(curve[0].max()) for curve in curves.values()]) if against != "step" else (1.0, "")
     what = "optimizer steps" if against == "step" else f"training time, {unit}"
     with drawing(f"curve-{against}", f"{comparison.metric} against {what}") as sheet:
+        sheet.needs_legend = True
         for index, (x, mean, low, high) in curves.items():
             style = line_style(index)
             if len(x) > 1:
@@ -162,6 +245,7 @@ def training_loss(comparison: Comparison) -> str:
     low, high = np.nanmin(drawn), np.nanmax(drawn)
     logarithmic = low > 0 and high > low
     with drawing("training-loss", "training loss against optimizer steps") as sheet:
+        sheet.needs_legend = True
         for index, losses in curves.items():
             shown = np.unique(np.linspace(0, len(losses) - 1, POINTS).astype(int))
             sheet.axes.plot(shown + 1, losses[shown], **line_style(index))
@@ -192,6 +276,7 @@ def memory_over_time(comparison: Comparison) -> str:
     divisor, unit = time_unit([float(np.nanmax(run.memory_seconds)) for run in first.values()])
     whose = "on the device" if comparison.memory_of == "device" else "of the process"
     with drawing("memory", f"memory {whose} over time") as sheet:
+        sheet.needs_legend = True
         for index, run in first.items():
             known = np.flatnonzero(np.isfinite(run.memory_bytes))
             stretches = np.array_split(known, min(POINTS, len(known)))
@@ -284,6 +369,7 @@ def quality_and_time(comparison: Comparison) -> str:
         return ""
     divisor, unit = time_unit([x for pairs in known.values() for x, _ in pairs])
     with drawing("quality-and-time", f"best {comparison.metric} against training time") as sheet:
+        sheet.needs_legend = True
         front = [comparison.recipes[i].means for i in pareto_front(comparison)]
         corners = np.array([[m["train_seconds"], m["quality_best"]] for m in front], float).reshape(-1, 2)
         sheet.axes.step(

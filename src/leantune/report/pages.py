@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
 from leantune.comparison.effects import Effect, Measure
 from leantune.comparison.folder import Cell
 from leantune.report import drawing, figures
+from leantune.report.take_away import FOLDER, figure_files, table_files
 from leantune.report.wording import (
     YARDSTICKS,
     answer,
     answer_lead,
     effect_text,
+    escape_markdown,
     numbers,
     pairs_note,
     ruled_out,
+    same_again,
     scatter_text,
     setting_text,
     settling,
@@ -36,7 +40,7 @@ from leantune.report.wording import (
     verdict_text,
 )
 from leantune.system.errors import RunFolderError
-from leantune.system.files import write_text
+from leantune.system.files import replacing, write_text
 
 MAIN = ("quality_best", "quality_last", "train_seconds", "peak_bytes")
 """Measures of the first table; all others stand in the second."""
@@ -49,14 +53,22 @@ def write_report(comparison: Comparison, folder: Path) -> None:
 
     Raises `RunFolderError` where the folder cannot be written.
     """
+    drawn = _draw(comparison)
+    record = report_json(comparison)
     texts = {
-        "report.html": report_html(comparison),
+        "report.html": _page(comparison, drawn),
         "report.md": report_md(comparison),
-        "report.json": json.dumps(report_json(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.json": json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
+    files = figure_files([svg for found in drawn.values() for svg in found], comparison)
+    files |= table_files(comparison, record)
     try:
         for name, text in texts.items():
             write_text(folder / name, text)
+        (folder / FOLDER).mkdir(exist_ok=True)
+        for name, content in files.items():
+            with replacing(folder / FOLDER / name) as path:
+                path.write_bytes(content)
     except OSError as error:
         raise RunFolderError(f"{folder}: the report cannot be written: {error.strerror}") from None
 
@@ -73,7 +85,14 @@ def rebuild_report(folder: Path) -> Comparison:
 
 def report_html(comparison: Comparison) -> str:
     """Return the page; every name and text in it is escaped."""
-    drawn = {
+    return _page(comparison, _draw(comparison))
+
+
+def _draw(comparison: Comparison) -> dict[str, list[str]]:
+    """Draw every figure; of `effects` there are several."""
+    one = {
+        "training_times": figures.training_times(comparison),
+        "qualities": figures.qualities(comparison),
         "step_curve": figures.learning_curve(comparison, "step"),
         "time_curve": figures.learning_curve(comparison, "train_seconds"),
         "loss": figures.training_loss(comparison),
@@ -82,16 +101,23 @@ def report_html(comparison: Comparison) -> str:
         "padding": figures.padding(comparison),
         "quality_and_time": figures.quality_and_time(comparison),
     }
+    effects = [svg for name in MAIN if (svg := figures.effects(comparison, name))]
+    return {name: [svg] for name, svg in one.items()} | {"effects": effects}
+
+
+def _page(comparison: Comparison, drawn: dict[str, list[str]]) -> str:
     return _template("html").render(
         _view(comparison),
-        effects=[Markup(svg) for name in MAIN if (svg := figures.effects(comparison, name))],
-        figures={name: Markup(svg) for name, svg in drawn.items()},
+        effects=list(map(Markup, drawn["effects"])),
+        figures={name: Markup(svg[0]) for name, svg in drawn.items() if name != "effects"},
         front=figures.pareto_front(comparison),
         parts=list(figures.PARTS.values()),
         smoothing=figures.SMOOTHING,
         swatches=[Markup(drawing.swatch(index)) for index in range(len(comparison.recipes))],
         light=drawing.LIGHT,
         dark=drawing.DARK,
+        files=FOLDER,
+        figure_names=[svg.name for found in drawn.values() for svg in found if isinstance(svg, drawing.Drawn)],
     )
 
 
@@ -189,12 +215,19 @@ def _effect_record(effect: Effect) -> dict[str, Any]:
         "seed_error": effect.seed_error,
         "row_error": effect.row_error,
         "more_seeds": effect.more_seeds,
+        "each": effect.each,
     }
 
 
 def _view(comparison: Comparison) -> dict[str, Any]:
     """Return what both templates show, as texts."""
     main = [measure for measure in comparison.measures if measure.name in MAIN]
+    if _last_is_best(comparison):
+        main = [
+            replace(measure, label=f"best and last {comparison.metric}") if measure.name == "quality_best" else measure
+            for measure in main
+            if measure.name != "quality_last"
+        ]
     more = [measure for measure in comparison.measures if measure.name not in MAIN]
     return {
         "comparison": comparison,
@@ -213,9 +246,16 @@ def _view(comparison: Comparison) -> dict[str, Any]:
             (name, [value_text(recipe.metrics.get(name), "") for recipe in comparison.recipes])
             for name in dict.fromkeys(name for recipe in comparison.recipes for name in recipe.metrics)
         ],
+        "again": same_again(comparison),
         "runs": list(_runs(comparison)),
         "facts": list(_facts(comparison)),
     }
+
+
+def _last_is_best(comparison: Comparison) -> bool:
+    """Tell whether every run was best at its last evaluation: one column then says both."""
+    scores = [cell.result.scores for recipe in comparison.recipes for cell in recipe.cells if cell.result is not None]
+    return bool(scores) and all(s["best"].get(comparison.metric) == s["last"].get(comparison.metric) for s in scores)
 
 
 def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measure], folds: int) -> dict[str, Any]:
@@ -323,16 +363,6 @@ def _template(kind: str) -> Template:
     )
     environment.filters["code_block"] = code_block
     return environment.get_template(f"report.{kind}.j2")
-
-
-def escape_markdown(value: Any) -> str:
-    """Return a value as text that Markdown shows as it is, on one line: in a table, a list or a paragraph."""
-    if isinstance(value, Markup):
-        return str(value)
-    text = " ".join(str(value).split())
-    # A bracket before a number is one of our own intervals, and one before another bracket would make a link; an
-    # underscore within a word is no emphasis.
-    return re.sub(r"[\\`*<>&|$~]|\[(?![−+\d])|\](?=[(\[:])|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)
 
 
 def code_block(text: str) -> Markup:

@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from markupsafe import Markup
 from rich.cells import cell_len
 
 from leantune.comparison.comparing import Comparison, RecipeResult
@@ -289,6 +291,18 @@ def _with_seeds(comparison: Comparison, more: int) -> str:
     return shlex.join([*words, "--set", f"seeds=[{seeds}]"])
 
 
+def same_again(comparison: Comparison) -> str:
+    """Return the command that trains everything once more: it writes into another folder."""
+    try:
+        words = shlex.split(comparison.command)
+    except ValueError:  # not a command of ours
+        return comparison.command
+    if "--output" in words[:-1]:
+        place = words.index("--output") + 1
+        words[place] = f"{words[place].rstrip('/')}-again"
+    return shlex.join(words)
+
+
 def pairs_note(comparison: Comparison, recipe: RecipeResult) -> str:
     """Return in how many pairs a recipe was compared, where it has fewer than another: `(5 of 6 pairs)`."""
     most = max(map(_pairs, comparison.recipes))
@@ -326,3 +340,13 @@ def shorten(text: str, columns: int) -> str:
     while cell_len(head) + cell_len(tail) >= columns:
         head, tail = (head[:-1], tail) if cell_len(head) > cell_len(tail) else (head, tail[1:])
     return f"{head}…{tail}"
+
+
+def escape_markdown(value: Any) -> str:
+    """Return a value as text that Markdown shows as it is, on one line: in a table, a list or a paragraph."""
+    if isinstance(value, Markup):
+        return str(value)
+    text = " ".join(str(value).split())
+    # A bracket before a number is one of our own intervals, and one before another bracket would make a link; an
+    # underscore within a word is no emphasis.
+    return re.sub(r"[\\`*<>&|$~]|\[(?![−+\d])|\](?=[(\[:])|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)
