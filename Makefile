@@ -7,10 +7,20 @@ BIN := .venv/bin
 READY := .venv/.ready
 READY_TO_BENCHMARK := .venv/.ready-to-benchmark
 
-.PHONY: demo test faults lint benchmark gpu-dry-run format clean
+.PHONY: demo wheel test faults lint benchmark gpu-dry-run format clean
 
 demo: $(READY)  ## compare four ways to fine-tune a small encoder on the shipped data, offline
 	HF_HUB_OFFLINE=1 $(BIN)/leantune demo
+
+wheel: $(READY)  ## build the wheel, and train from it for a few steps in an environment that has only what it depends on
+	rm -rf build/wheel build/dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --no-deps build/dist/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(build/wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+	HF_HUB_OFFLINE=1 build/wheel/bin/leantune train src/leantune/data/emobank_mood.csv --text text --target mood \
+		--model demo --set optimizer.max_steps=2 --output build/wheel/run
 
 test: $(READY)  ## the tests, without the slow ones
 	$(BIN)/pytest -n 2

@@ -26,7 +26,7 @@ def test_the_settings_page_is_written_from_the_settings() -> None:
     assert read("docs/settings.md") == generate_settings.settings_page(), "run: python docs/generate_settings.py"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/design/0006-the-house.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design/0006-the-house.md"])
 def test_a_map_names_every_folder_once(page: str) -> None:
     first_cells = re.findall(r"^\| `(\w+)/` \|", read(page), flags=re.MULTILINE)
     folders = {path.parent.name for path in Path(str(leantune.__file__)).parent.glob("*/__init__.py")}

@@ -404,7 +404,7 @@ def _describe_optimizer(config: Config, effective: Config, encoder: Encoder) -> 
     """Say how fast, how long and with which dropout training learns, and what of it `auto` has chosen, and why."""
     chosen = effective.optimizer
     millions = layer_parameters(encoder.model) / 1e6
-    rate, epochs = f"learning rate {chosen.learning_rate:g}", f"{chosen.epochs} epochs"
+    rate, epochs = f"learning rate {chosen.learning_rate:g}", f"{chosen.epochs} epoch{'s' * (chosen.epochs != 1)}"
     if config.optimizer.learning_rate == "auto":
         rate += f" (auto: {millions:,.0f} million parameters outside the embeddings)"
     if config.optimizer.epochs == "auto":
