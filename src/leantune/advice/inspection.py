@@ -19,7 +19,8 @@ from leantune.advice.blocks import Cells, Code, Paragraph, Section
 from leantune.inspection.catalogue import BY_CODE
 from leantune.inspection.findings import Finding
 from leantune.report import drawing
-from leantune.report.pages import code_block, escape_markdown
+from leantune.report.pages import code_block
+from leantune.report.wording import escape_markdown
 from leantune.system.errors import SettingsError
 from leantune.system.files import write_text
 from leantune.system.terminal import printable
