@@ -268,14 +268,14 @@ def settling(comparison: Comparison) -> tuple[str, str]:
     if not known:
         return "", ""
     parts = [
-        f"{label} by about {seeds} more {'seed' if seeds == 1 else 'seeds'}"
-        + (" (not of every recipe)" if None in wanted[label] else "")
+        f"about {seeds} more {'seed' if seeds == 1 else 'seeds'} for {label}"
+        + (" (not for every recipe)" if None in wanted[label] else "")
         for label, seeds in known.items()
     ]
     cheap = [seeds for seeds in known.values() if seeds <= MOST_SEEDS_TO_PASTE] or [min(known.values())]
     text = (
-        f"What is not settled would be, if the runs go on as they did: {_listed(parts, 'and')}. Looking again after "
-        "adding seeds makes false verdicts likelier than 5 in 100."
+        f"To settle the rest, more seeds are needed: {_listed(parts, 'and')}, if the runs go on as they did. Looking "
+        "again after adding seeds makes false verdicts likelier than 5 in 100."
     )
     return text, _with_seeds(comparison, max(cheap))
 
