@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -263,3 +264,16 @@ def test_the_page_of_documentation_lists_every_code_once() -> None:
         [check.code, check.about, check.finds, check.how, check.why] for check in CHECKS
     ]
     assert len({check.code for check in CHECKS}) == len(CHECKS)
+
+
+def test_a_folder_of_parts_is_a_table_where_columns_are_named_and_patterns_are_targets(
+    table: Path, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(table)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    frame[:30].to_parquet(folder / "a.parquet")
+    frame[30:].to_parquet(folder / "b.parquet")
+    found = leantune.inspect(folder, text="text", target="sco*")
+    assert "60 rows" in str(found)
+    assert "score" in str(found)

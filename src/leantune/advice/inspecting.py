@@ -53,6 +53,7 @@ from leantune.inspection.target_checks import (
 from leantune.runs.config import Config, assign, dump_config, load_config
 from leantune.system.errors import InputError, SettingsError
 from leantune.system.settings import check
+from leantune.tables.columns import resolve_targets
 from leantune.tables.folds import fold_table
 from leantune.tables.memory import MemoryTable, as_origin
 from leantune.tables.readers import shown
@@ -96,7 +97,12 @@ def inspect_any(
     """Inspect the run or the table that `data.path` names, with settings as `load_config` takes them."""
     ignored = check_codes(ignore)
     path = flags.get("data.path")
-    if isinstance(path, str | Path) and Path(path).expanduser().is_dir():
+    # A folder may also be a table: parts in Parquet, of which the texts' column is named.
+    if (
+        isinstance(path, str | Path)
+        and Path(path).expanduser().is_dir()
+        and not {"data.text", "data.target"} & {*flags}
+    ):
         others = sorted(name for name in flags if name != "data.path")
         given = tuple(assignments)
         if others or config is not None or any(not text.startswith("data.") for text in given):
@@ -113,8 +119,15 @@ def inspect_any(
     return inspect_table(loaded, ignored, has_model=loaded.model.name != NO_MODEL)
 
 
+def _is_run(folder: Path, flags: Mapping[str, Any]) -> bool:
+    """Tell whether a path is meant as a run; a folder of which columns are named may be a table in parts."""
+    names_columns = "data.text" in flags or "data.target" in flags
+    return folder.is_dir() and ((folder / "config.yaml").is_file() or not names_columns)
+
+
 def inspect_table(config: Config, ignored: tuple[str, ...], *, has_model: bool) -> Inspection:
     """Inspect a table; with a model also its tokens and what training costs."""
+    config = config.model_copy(update={"data": resolve_targets(config.data)})
     table, targets, folds = fold_table(config.data, None if config.fold == "none" else config.folds)
     numbers: list[int] = [] if config.fold == "none" else list(range(folds.count))
     others = other_columns(config.data)
