@@ -97,12 +97,7 @@ def inspect_any(
     """Inspect the run or the table that `data.path` names, with settings as `load_config` takes them."""
     ignored = check_codes(ignore)
     path = flags.get("data.path")
-    # A folder may also be a table: parts in Parquet, of which the texts' column is named.
-    if (
-        isinstance(path, str | Path)
-        and Path(path).expanduser().is_dir()
-        and not {"data.text", "data.target"} & {*flags}
-    ):
+    if isinstance(path, str | Path) and _is_run(Path(path).expanduser(), flags):
         others = sorted(name for name in flags if name != "data.path")
         given = tuple(assignments)
         if others or config is not None or any(not text.startswith("data.") for text in given):
