@@ -5,6 +5,7 @@ DIR/plan.json + DIR/runs/*/*  ->  cells (recipe x fold x seed)  ->  effects (rec
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +29,15 @@ from leantune.comparison.pooled import describe_pooled
 from leantune.comparison.results import YARDSTICKS, RunResult, yardstick
 from leantune.comparison.rows import row_errors
 from leantune.comparison.tolerance import Tolerance, make_tolerance
+from leantune.comparison.words import effect_text, value_text, verdict_text
 from leantune.system.errors import RunFolderError
 from leantune.system.settings import flatten
 
 NOT_A_CHANGE = ("seed", "fold", "data.path", "data.validation", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""
 
+IN_A_NOTEBOOK = ("quality_best", "quality_last", "train_seconds", "peak_bytes")
+"""Measures of the table that a notebook shows."""
 DISTURBED = 1.2
 """Rates of one product that differ by more than so many times are told: the machine was not the same."""
 
@@ -105,6 +109,20 @@ class Comparison:
             f"folds={self.folds}, seeds={self.seeds})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a small table of the metric, the training time and the memory."""
+        shown = [measure for measure in self.measures if measure.name in IN_A_NOTEBOOK]
+        style = ' style="text-align: left; vertical-align: top"'
+        head = "".join(f"<th{style}>{escape(text)}</th>" for text in ("", *(measure.label for measure in shown)))
+        lines = []
+        for recipe in self.recipes:
+            cells = ("<br>".join(map(escape, _cell_texts(recipe, measure))) for measure in shown)
+            row = "".join(f"<td{style}>{cell}</td>" for cell in cells)
+            lines.append(f"<tr><th{style}>{escape(recipe.name)}</th>{row}</tr>")
+        said = f"Against {self.baseline}; the 95% intervals of a column hold for all recipes together. "
+        told = "".join(f"<p>{escape(text)}</p>" for text in (said + self.tolerance.said, *self.notes))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{told}"
+
     def is_settled(self) -> bool:
         """Tell whether every recipe has a verdict on the metric and on the training time."""
         return all(
@@ -116,6 +134,14 @@ class Comparison:
     def recipe(self, name: str) -> RecipeResult:
         """Return the recipe called `name`; KeyError if there is none."""
         return {recipe.name: recipe for recipe in self.recipes}[name]
+
+
+def _cell_texts(recipe: RecipeResult, measure: Measure) -> list[str]:
+    """Return a mean, what changed, and the verdict, a line each."""
+    texts = [value_text(recipe.means.get(measure.name), measure.unit)]
+    if effect := recipe.effects.get(measure.name):
+        texts += [effect_text(effect), verdict_text(effect)]
+    return texts
 
 
 def compare_runs(folder: Path) -> Comparison:

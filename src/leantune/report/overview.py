@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from leantune.comparison.comparing import Comparison, RecipeResult
-from leantune.report.wording import answer, effect_text, setting_text, settling, value_text, verdict_text
+from leantune.comparison.words import effect_text, value_text, verdict_text
+from leantune.report.wording import answer, setting_text, settling
 from leantune.system.console import Terminal
 from leantune.system.formatting import countdown, duration, figure
 from leantune.system.terminal import printable

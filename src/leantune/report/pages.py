@@ -20,13 +20,13 @@ from markupsafe import Markup
 from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
 from leantune.comparison.effects import Effect, Measure
 from leantune.comparison.folder import Cell
+from leantune.comparison.words import effect_text, spread_text, value_text, verdict_text
 from leantune.report import drawing, figures
 from leantune.report.take_away import FOLDER, figure_files, table_files
 from leantune.report.wording import (
     YARDSTICKS,
     answer,
     answer_lead,
-    effect_text,
     escape_markdown,
     numbers,
     pairs_note,
@@ -35,9 +35,6 @@ from leantune.report.wording import (
     scatter_text,
     setting_text,
     settling,
-    spread_text,
-    value_text,
-    verdict_text,
 )
 from leantune.system.errors import RunFolderError
 from leantune.system.files import replacing, write_text
