@@ -1,7 +1,7 @@
 """How one value, one difference and one verdict are written: the same wherever a comparison is shown."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from leantune.comparison.effects import Effect
 from leantune.comparison.paired import Estimate
@@ -70,7 +70,7 @@ def effect_text(effect: Effect) -> str:
     elif not _holds(bounds, 0.0):
         limits.append(0.0)
     places = telling_places(bounds, limits, places)
-    number, *interval = _numbers([value, *bounds], places, "+")
+    number, *interval = _numbers([value, *bounds], places, "+", limits)
     return " ".join([number + after, *interval])
 
 
@@ -83,8 +83,9 @@ def ratio_texts(ratio: Estimate, *, invert: bool = False) -> list[str]:
     narrow = len(known) == 3 and known[2] - known[1] < 0.015
     small = max(0, -1 - math.floor(math.log10(known[0]))) if known[0] > 0 else 0
     places = 1 if known[0] >= 10 else (3 if narrow else 2) + small
-    places = telling_places(known[1:], [] if _holds(known[1:], 1.0) else [1.0], places)
-    number, *interval = _numbers(known, places, "")
+    limits = [] if _holds(known[1:], 1.0) else [1.0]
+    places = telling_places(known[1:], limits, places)
+    number, *interval = _numbers(known, places, "", limits)
     if len(known) == 3:
         least, most = min(1.0, known[0]) / UNCLEAR, max(1.0, known[0]) * UNCLEAR
         low, high = interval[0].strip("[]").split(f",{NO_BREAK}")
@@ -102,19 +103,21 @@ def _holds(bounds: Sequence[float], value: float) -> bool:
 def telling_places(bounds: Sequence[float], limits: Sequence[float], places: int) -> int:
     """Return so many places, or as many more as show each bound on its own side of each limit."""
 
-    def sides(shown: Callable[[float], float]) -> list[tuple[bool, bool]]:
-        return [(shown(bound) < limit, shown(bound) > limit) for bound in bounds for limit in limits]
-
-    truth = sides(float)
-    return next((p for p in range(places, 16) if sides(lambda bound, p=p: round(bound, p)) == truth), 16)  # type: ignore[misc]
+    truth = _sides(bounds, limits)
+    return next((p for p in range(places, 16) if _sides([round(bound, p) for bound in bounds], limits) == truth), 16)
 
 
-def _numbers(known: Sequence[float], places: int, sign: str) -> list[str]:
+def _sides(bounds: Sequence[float], limits: Sequence[float]) -> list[tuple[bool, bool]]:
+    return [(bound < limit, bound > limit) for bound in bounds for limit in limits]
+
+
+def _numbers(known: Sequence[float], places: int, sign: str, limits: Sequence[float]) -> list[str]:
     """Return a value and its interval, if there is one; what rounds to 0 has no sign."""
     value, *bounds = known
-    if len(bounds) == 2 and bounds[0] != bounds[1] and round(bounds[0], places) == round(bounds[1], places):
+    if len(bounds) == 2 and bounds[0] < bounds[1] and round(bounds[0], places) == round(bounds[1], places):
         unit = 10.0**-places
-        bounds = [math.floor(bounds[0] / unit) * unit, math.ceil(bounds[1] / unit) * unit]
+        outer = [math.floor(bounds[0] / unit) * unit, math.ceil(bounds[1] / unit) * unit]
+        bounds = outer if _sides(outer, limits) == _sides(bounds, limits) else bounds
     shown = [
         minus(f"{0.0 if round(bound, places) == 0 else bound:{sign if round(bound, places) else ''},.{places}f}")
         for bound in (value, *bounds)
