@@ -5,6 +5,7 @@ DIR/plan.json + DIR/runs/*/*  ->  cells (recipe x fold x seed)  ->  effects (rec
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from leantune.comparison.comparability import check_comparable, variations
+from leantune.comparison.disagreement import Disagreement, find_disagreement
 from leantune.comparison.effects import (
     OF_THE_METRIC,
     Effect,
@@ -122,6 +124,13 @@ class Comparison:
         said = f"Against {self.baseline}; the 95% intervals of a column hold for all recipes together. "
         told = "".join(f"<p>{escape(text)}</p>" for text in (said + self.tolerance.said, *self.notes))
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{told}"
+
+    @cached_property
+    def disagreement(self) -> Disagreement | None:
+        """Where the recipes disagree, read from the predictions of their runs when it is asked for; None without."""
+        return find_disagreement(
+            {r.name: [cell.result for cell in r.cells if cell.result is not None] for r in self.recipes}
+        )
 
     def is_settled(self) -> bool:
         """Tell whether every recipe has a verdict on the metric and on the training time."""

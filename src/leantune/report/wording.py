@@ -239,6 +239,16 @@ def shorten(text: str, columns: int) -> str:
     return f"{head}…{tail}"
 
 
+def excerpt(text: str, characters: int) -> str:
+    """Return the beginning of a text on one line, cut between words where it is longer."""
+    text = " ".join(text.split())
+    if len(text) <= characters:
+        return text
+    head = text[: characters - 1]
+    whole = head.rpartition(" ")[0]
+    return f"{whole if len(whole) > characters // 2 else head}…"  # Japanese has no blanks
+
+
 def escape_markdown(value: Any) -> str:
     """Return a value as text that Markdown shows as it is, on one line: in a table, a list or a paragraph."""
     if isinstance(value, Markup):
