@@ -151,7 +151,8 @@ def test_equal_comparisons_give_equal_pages() -> None:
 def test_the_json_has_stable_names() -> None:
     record = report_json(TYPICAL)
     top = "experiment metric lower_is_better baseline task method notes folds seeds rows data measures recipes model"
-    assert set(record) == {*top.split(), "yardsticks", "tolerance", "memory_of", "environment", "started", "command"}
+    more = {"yardsticks", "tolerance", "memory_of", "environment", "started", "command", "mistakes"}
+    assert set(record) == {*top.split(), *more}
     recipe = record["recipes"]["batch_16"]
     assert set(recipe) == {"differs", "runs", "means", "metrics", "spreads", "effects", "reached"}
     assert recipe["differs"]["batching.batch_size"] == {"baseline": 32, "recipe": 16}

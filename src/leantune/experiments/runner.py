@@ -31,6 +31,7 @@ from leantune.comparison.comparability import check_pair
 from leantune.comparison.comparing import compare_runs
 from leantune.comparison.folder import read_cell
 from leantune.comparison.results import RunResult
+from leantune.experiments.checks import refuse_what_cannot_run
 from leantune.experiments.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
 from leantune.system.device import device_key
 from leantune.system.errors import RunFolderError, SettingsError
@@ -130,6 +131,9 @@ def _run_all(
     kept = {cell: result for cell in cells if (result := _read(cell, folder)) is not None}
     _refuse_other_data(experiment, kept)
     _refuse_other_looks(folder, looks, kept)
+    started = {cell.recipe.name for cell in kept}
+    if new := [recipe for recipe in experiment.recipes if recipe.name not in started]:
+        refuse_what_cannot_run(experiment, new)
     measured: dict[str, Measured] = {}
     errors: dict[str, str] = {}
     for number, recipe in enumerate(experiment.recipes, start=1):

@@ -57,6 +57,8 @@ class Lines:
 class Mistakes:
     """Everything that the section says, without its figures."""
 
+    shown: tuple[str, ...]
+    """Recipes that figures and tables show."""
     tables: tuple[Lines, ...]
     rows: tuple[dict[str, str], ...]
     """Rows on which recipes disagree, the most different first of each recipe."""
@@ -74,7 +76,12 @@ def tell_mistakes(comparison: Comparison) -> Mistakes | None:
         tables.append(_labels(found, shown))
     elif found.kind in CLASSES and len(found.labels) > MOST_CLASSES:
         tables.append(_confusions(found, shown))
-    return Mistakes(tables=tuple(tables), rows=tuple(_rows(found)), notes=tuple(_notes(found, comparison.baseline)))
+    return Mistakes(
+        shown=tuple(shown),
+        tables=tuple(tables),
+        rows=tuple(_rows(found)),
+        notes=tuple(_notes(found, comparison.baseline)),
+    )
 
 
 def draw_mistakes(comparison: Comparison) -> list[tuple[str, str]]:
@@ -140,7 +147,7 @@ def _figures(found: Disagreement, numbered: list[tuple[int, str, RecipeAnswers]]
     what = "the predicted class" if found.kind in CLASSES else "all labels together"
     truth = "mean share" if found.kind == "soft" else "share that was right"
     svg = plots.reliability("calibration", "Calibration", bins, ("predicted probability", truth))
-    yield svg, f"Calibration: the probability of {what}, and how often it was right. On the line, it comes true."
+    yield svg, f"Calibration: the probability of {what}, and how often it came true. On the line both are equal."
     if found.kind in CLASSES and len(found.labels) <= MOST_CLASSES:
         for index, name, own in numbered:
             svg = plots.confusion(
@@ -187,7 +194,7 @@ def _summary(found: Disagreement, shown: dict[str, RecipeAnswers], baseline: str
     if single:
         head += ["mean residual", "deviation", "slope"]
     elif found.kind != "regression":
-        head += ["mean probability", "right", "calibration error"]
+        head += ["mean probability", "came true", "calibration error"]
     lines = []
     for name, own in shown.items():
         apart = "–" if own.apart is None else _apart_text(found, own.apart)
