@@ -73,7 +73,9 @@ def numbers(folder: Path) -> Comparison:
         return values
 
     targets = [row / 10 for row in ROWS]
-    write_experiment(folder, rows=lambda *_: ROWS, targets=lambda *_: targets, labels=["score"], predictions=predict)
+    write_experiment(
+        folder, recipes=RECIPES, rows=lambda *_: ROWS, targets=lambda *_: targets, labels=["score"], predictions=predict
+    )
     return compare_runs(folder)
 
 
