@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fork_server import Server
+from leantune.experiments import runner
 from leantune.experiments.experiment import compare
 from leantune.experiments.recipes import Experiment, parse_experiment
 from leantune.experiments.runner import _Events, _extrapolate, looks_of, run_experiment
@@ -240,6 +241,29 @@ def test_a_precision_that_auto_makes_the_baseline_s_is_refused_before_any_trial(
     settings["recipes"] = {"plain": {}, "mixed": {"precision": "auto"}}
     message = refusal(settings, tmp_path / "out")
     assert message.startswith("recipes.mixed: has the same effective settings as plain")
+
+
+# Disturbed runs
+
+
+def test_a_disturbed_run_is_set_aside_and_repeated_at_most_twice_and_the_report_says_so(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    run_quietly(settings, folder)
+    monkeypatch.setattr(runner, "find_disturbed", lambda runs: [cell for cell in runs if cell.recipe.name == "short"])
+    events = list(run_experiment(load(settings), folder, command="leantune compare", estimate=False, repeat=True))
+    assert started(events) == [("short", 0), ("short", 0)]
+    notes = [event.note for event in events if isinstance(event, Plan)]
+    assert notes[0].startswith("runs before which the machine computes over 20% slower")
+    assert notes[1:] == ["again, since the machine ran differently before these runs: short fold 0 seed 0"] * 2
+    (place,) = folder.glob("runs/short-*")
+    kept = {path.name for path in place.iterdir() if (path / "metrics.json").is_file()}
+    assert kept == {"fold_0-seed_0", "fold_0-seed_0.disturbed-1", "fold_0-seed_0.disturbed-2"}
+    assert any("short fold 0 seed 0 (2 x)" in note for note in rebuild_report(folder).notes)
+
+    again = list(run_experiment(load(settings), folder, command="leantune compare", estimate=False, repeat=True))
+    assert started(again) == []
 
 
 # Looks that are planned

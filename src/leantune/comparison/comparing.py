@@ -14,6 +14,7 @@ import numpy as np
 
 from leantune.comparison.comparability import check_comparable, variations
 from leantune.comparison.disagreement import Disagreement, find_disagreement
+from leantune.comparison.disturbances import DISTURBED, rates_by_product, times_repeated
 from leantune.comparison.effects import (
     OF_THE_METRIC,
     Effect,
@@ -40,8 +41,6 @@ NOT_A_CHANGE = ("seed", "fold", "data.path", "data.validation", "device")
 
 IN_A_NOTEBOOK = ("quality_best", "quality_last", "train_seconds", "peak_bytes")
 """Measures of the table that a notebook shows."""
-DISTURBED = 1.2
-"""Rates of one product that differ by more than so many times are told: the machine was not the same."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -461,6 +460,9 @@ def _notes(
     resumed = [label for label, run in runs.items() if run.environment.get("resumed")]
     if resumed:
         yield f"Interrupted, and went on from a checkpoint; their times leave out what was lost: {_listed(resumed)}."
+    repeated = [f"{_label(cell)} ({count} x)" for cell in every_cell if (count := times_repeated(folder / cell.folder))]
+    if repeated:
+        yield f"Repeated, since the machine ran differently before them: {_listed(repeated)}."
     yield from _disturbed(runs)
     yield from _evaluation_counts(cells)
     yield from variations({label: _circumstances(run) for label, run in runs.items()})
@@ -509,18 +511,14 @@ def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
 
 def _disturbed(runs: Mapping[str, RunResult]) -> Iterator[str]:
     """Say where the machine computed much slower just before one run than before another: their times then differ."""
-    rates: dict[str, dict[str, float]] = {}
-    for label, run in runs.items():
-        rate = run.overall.get("matrix_rate")
-        if isinstance(rate, dict) and isinstance(rate.get("flops_per_second"), int | float):
-            rates.setdefault(str(rate.get("measured_on")), {})[label] = rate["flops_per_second"]
-    for product, found in rates.items():
+    for product, found in rates_by_product(runs).items():
         slowest, fastest = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
         if found[fastest] > DISTURBED * found[slowest]:
             yield (
                 f"The machine did not run alike: a product of matrices ({product}) reached "
                 f"{found[slowest] / 1e9:,.0f} GFLOP/s before {slowest} and {found[fastest] / 1e9:,.0f} before "
-                f"{fastest}. Something else was running, or the machine was throttled: look at the times with care."
+                f"{fastest}. Something else was running, or the machine was throttled: look at the times with care, or "
+                "repeat these runs with --repeat-disturbed."
             )
 
 

@@ -101,6 +101,8 @@ class Overview:
         self._total = sum(recipe.runs for recipe in plan.recipes)
         self._done = sum(recipe.finished for recipe in plan.recipes)
         is_known, self._counts = self._counts == (plan.seeds, plan.folds), (plan.seeds, plan.folds)
+        if plan.note:
+            self._line("plan", plan.note, "cyan")
         if is_known:  # the estimates have come since
             self._show_times(plan)
             return
