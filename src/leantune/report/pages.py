@@ -22,7 +22,7 @@ from leantune.comparison.effects import Effect, Measure
 from leantune.comparison.folder import Cell
 from leantune.comparison.words import effect_text, spread_text, value_text, verdict_text
 from leantune.report import drawing, figures
-from leantune.report.mistakes import draw_mistakes, record_mistakes, tell_mistakes
+from leantune.report.mistake_section import draw_mistakes, record_mistakes, tell_mistakes
 from leantune.report.take_away import FOLDER, figure_files, table_files
 from leantune.report.wording import (
     YARDSTICKS,

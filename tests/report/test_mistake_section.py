@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from comparisons import make_comparison
 from leantune.comparison import Comparison, compare_runs
 from leantune.report import wording
-from leantune.report.mistakes import MOST_CLASSES, draw_mistakes, tell_mistakes
+from leantune.report.mistake_section import MOST_CLASSES, draw_mistakes, tell_mistakes
 from leantune.report.pages import report_html, report_json, report_md, write_report
 from synthetic_experiments import write_experiment
 
