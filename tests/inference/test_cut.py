@@ -91,7 +91,7 @@ def test_texts_become_the_inputs_that_training_computes(
     tokenizer, encoder = load_tokenizer(str(folder)), load_tiny(folder)
     tokens = TokenSettings(truncation="head_tail", head_fraction=0.29, max_length=19)
     run = SimpleNamespace(
-        config=SimpleNamespace(tokens=tokens, data=SimpleNamespace(text=("a", "b")[: 1 + pair])), folder=folder
+        config=SimpleNamespace(tokens=tokens, data=SimpleNamespace(text_count=1 + pair)), folder=folder
     )
     settings = json.loads(json.dumps(make_cut_settings(run, tokenizer, encoder)))
     inputs = cut.encode(tokenizer, settings, *columns)

@@ -362,9 +362,9 @@ def _notes_on_choices(
     yield Note(about="precision", text=f"{precision.name} on {precision.device} ({reason})")
     if precision.device.type == "cuda" and (count := count_gpus()) > 1:
         text = (
-            f"of {count} GPUs one is used, {precision.device}: a run trains on a single device; other folds or seeds "
+            f"of {count} GPUs one is used, {precision.device}: a run trains on a single device. Other folds or seeds "
+            "can train on the others at the same time, each a run with its own `device`"
         )
-        text += "can train on the others at the same time, each a run with its own `device`"
         yield Note(about="device", text=text)
     layouts = {"fixed": "fixed padding", "dynamic": "dynamic padding", "packed": "packed rows"}
     layout = layouts[effective.batching.layout]
