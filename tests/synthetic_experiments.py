@@ -22,6 +22,8 @@ Place = tuple[str, int, int]
 METRICS = {
     "regression": ("mse", "rmse", "mae", "r2", "pearson", "spearman"),
     "binary": ("accuracy", "f1_macro", "log_loss", "roc_auc", "mcc"),
+    "multiclass": ("accuracy", "f1_macro", "log_loss", "roc_auc", "mcc"),
+    "multilabel": ("accuracy", "f1_macro", "log_loss", "roc_auc", "mcc"),
 }
 LOWER_IS_BETTER = ("mse", "rmse", "mae", "log_loss")
 STARTED = 1_790_000_000.0  # 2026-09-21
@@ -134,6 +136,8 @@ def write_run(
     steps: int = 6,
     targets: Sequence[Any] | None = None,
     rows: Sequence[int] | None = None,
+    predictions: Sequence[Any] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Path:
     """Write a whole run folder; a run of `train_seconds` in `steps` equal steps.
 
@@ -155,8 +159,15 @@ def write_run(
     _write_yaml(folder / "config.yaml", _merge(config, settings or {}))
     _write_json(folder / "environment.json", _merge(ENVIRONMENT, environment or {}))
     table = pa.table(
-        {"row": pa.array(rows), "id": [f"id {row}" for row in rows], "target": targets, "prediction": [0.5] * len(rows)}
+        {
+            "row": pa.array(rows),
+            "id": [f"id {row}" for row in rows],
+            "target": targets,
+            "prediction": [0.5] * len(rows) if predictions is None else list(predictions),
+        }
     )
+    if labels is not None:
+        table = table.replace_schema_metadata({"labels": json.dumps(list(labels))})
     pq.write_table(table, folder / f"fold_{fold}" / "predictions.parquet", compression="none")
 
     def metrics(value: float | None) -> dict[str, float | None]:
@@ -178,7 +189,7 @@ def write_run(
     scores = {
         "best": best_step | metrics(quality),
         "last": last_step | metrics(quality_last),
-        "training_rows": ROWS - len(rows),
+        "training_rows": max(1, ROWS - len(rows)),
         "validation_rows": len(rows),
     } | counts
     overall = {
@@ -220,6 +231,8 @@ def write_run(
 def _at(value: Value, shape: tuple[int, int, int], index: tuple[int, int, int], place: Place) -> Any:
     if callable(value):
         return value(*place)
+    if isinstance(value, list | tuple) and any(isinstance(entry, str) for entry in value):
+        return value  # names
     if isinstance(value, list | tuple | np.ndarray):
         return np.broadcast_to(np.asarray(value), shape)[index].item()
     return value

@@ -380,11 +380,21 @@ def compare(
     settle: Annotated[
         int | None, typer.Option(metavar="N", help="Add seeds until every verdict is given: at most N in all.")
     ] = None,
+    repeat_disturbed: Annotated[
+        bool,
+        typer.Option("--repeat-disturbed", help="Repeat runs before which the machine ran 20% slower or faster."),
+    ] = False,
 ) -> None:
     """Compare training recipes on the same rows, folds and seeds, with intervals."""
     from leantune.experiments.experiment import compare as compare_recipes
 
-    compare_recipes(experiment, output=output, assignments=tuple(assign or ()), settle=settle)
+    compare_recipes(
+        experiment,
+        output=output,
+        assignments=tuple(assign or ()),
+        settle=settle,
+        repeat_disturbed=repeat_disturbed,
+    )
     say(f"{output / 'report.html'}")
 
 

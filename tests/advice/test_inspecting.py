@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -14,7 +13,7 @@ from markdown_it import MarkdownIt
 from sklearn.metrics import confusion_matrix
 
 import leantune
-from leantune.advice import probe, run_parts
+from leantune.advice import probe
 from leantune.advice.inspection import Inspection
 from leantune.inspection.catalogue import CHECKS
 from leantune.runs.config import load_config, read_yaml
@@ -241,15 +240,6 @@ def test_without_its_table_a_run_is_shown_without_texts_and_with_it_elsewhere_wi
 def test_settings_beside_a_run_are_refused(runs: dict[TaskKind, Path]) -> None:
     with pytest.raises(SettingsError, match=r"is inspected as a run, expected no settings beside it"):
         leantune.inspect(runs["binary"], text="text")
-
-
-def test_calibration_of_probabilities_that_come_true_is_near_0_and_of_others_their_distance() -> None:
-    random = np.random.default_rng(0)
-    said = random.uniform(size=50_000)
-    _, _, error = run_parts.calibration(said, (random.uniform(size=50_000) < said).astype(float))
-    assert error < 0.01
-    _, _, error = run_parts.calibration(np.full(100, 0.9), np.repeat([0.0, 1.0], 50))
-    assert error == pytest.approx(0.4)
 
 
 def test_the_settings_of_an_inspection_are_checked_as_those_of_train() -> None:

@@ -19,7 +19,9 @@ from leantune.training.scoring import compute_metrics
 def run_of(folder: Path, targets, predictions, *, task="regression", metric="mse", labels=(), fold=0) -> RunResult:
     place = folder / f"fold_{fold}"
     place.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"target": list(targets), "prediction": [p.tolist() for p in np.asarray(predictions)]})
+    columns = {"target": list(targets), "prediction": [p.tolist() for p in np.asarray(predictions)]}
+    rows = range(len(targets))
+    table = pa.table({"row": pa.array(rows, pa.int64()), "id": [str(row) for row in rows]} | columns)
     table = table.replace_schema_metadata({"labels": json.dumps(labels)})
     pq.write_table(table, place / "predictions.parquet")
     made = make_run(fold=fold, seed=0, number=0)

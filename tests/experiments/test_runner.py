@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -16,6 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from fork_server import Server
+from leantune.experiments import runner
 from leantune.experiments.experiment import compare
 from leantune.experiments.recipes import Experiment, parse_experiment
 from leantune.experiments.runner import _Events, _extrapolate, looks_of, run_experiment
@@ -162,19 +165,105 @@ def test_wrong_input_is_refused_before_anything_is_run(
     assert not (tmp_path / "out" / "runs").exists()
 
 
+def damaged_copy(model: str, folder: Path) -> str:
+    """A model whose configuration can be read, and whose weights cannot."""
+    shutil.copytree(model, folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    return str(folder)
+
+
 def test_a_baseline_that_cannot_run_stops_the_experiment_with_its_error(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings["base"]["model"] = {"name": str(tmp_path / "no model here")}
-    with pytest.raises(SettingsError, match=r"the baseline plain cannot be run: .*no model here"):
+    settings["base"]["model"] = {"name": damaged_copy(settings["base"]["model"]["name"], tmp_path / "damaged")}
+    with pytest.raises(SettingsError, match=r"the baseline plain cannot be run: .*damaged"):
         run_quietly(settings, tmp_path / "out", estimate=True)
 
 
 def test_where_only_the_baseline_can_run_nothing_is_trained(settings: dict[str, Any], tmp_path: Path) -> None:
-    settings["recipes"] = {"plain": {}, "gone": {"model": {"name": str(tmp_path / "no such model")}}}
+    model = damaged_copy(settings["base"]["model"]["name"], tmp_path / "damaged")
+    settings["recipes"] = {"plain": {}, "gone": {"model": {"name": model}}}
     with pytest.raises(SettingsError, match="only the baseline plain can be run, so nothing would be compared: gone: "):
         run_quietly(settings, tmp_path / "out", estimate=True)
     assert not list((tmp_path / "out").glob("runs/*/*/metrics.json"))
+
+
+# What shows before any trial
+
+
+def refusal(settings: dict[str, Any], folder: Path) -> str:
+    """The message of an experiment that is refused before anything has happened."""
+    events = []
+    with pytest.raises(SettingsError) as caught:
+        events.extend(run_experiment(load(settings), folder, command="leantune compare", estimate=True))
+    assert events == []
+    assert not list(folder.glob("runs/*"))
+    return str(caught.value)
+
+
+def test_models_that_are_not_there_are_refused_before_any_trial_in_one_message(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["recipes"] = {
+        "plain": {},
+        "slip": {"model": {"name": str(tmp_path / "no such model")}},
+        "other": {"model": {"name": str(tmp_path / "nor this")}},
+    }
+    first, second = refusal(settings, tmp_path / "out").splitlines()
+    assert first.startswith("recipes.slip: model.name: cannot load")
+    assert second.startswith("recipes.other: model.name: cannot load")
+
+
+def test_a_model_of_all_recipes_that_is_not_there_is_told_once(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["base"]["model"] = {"name": str(tmp_path / "no such model")}
+    message = refusal(settings, tmp_path / "out")
+    assert message.startswith("model.name: cannot load")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_trial(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["base"]["device"] = "cuda:77"
+    assert re.match(r"base\.device: 'cuda:77' is not on this machine", refusal(settings, tmp_path / "out"))
+
+
+def test_a_precision_that_the_device_does_not_compute_is_refused_before_any_trial(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leantune.training.precision.supported_precisions", lambda device: ("fp32",))
+    settings["recipes"] = {"plain": {}, "mixed": {"precision": "bf16"}}
+    assert refusal(settings, tmp_path / "out").startswith("recipes.mixed: precision: bf16 is not computed by this")
+
+
+def test_a_precision_that_auto_makes_the_baseline_s_is_refused_before_any_trial(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leantune.training.precision.supported_precisions", lambda device: ("fp32",))
+    settings["recipes"] = {"plain": {}, "mixed": {"precision": "auto"}}
+    message = refusal(settings, tmp_path / "out")
+    assert message.startswith("recipes.mixed: has the same effective settings as plain")
+
+
+# Disturbed runs
+
+
+def test_a_disturbed_run_is_set_aside_and_repeated_at_most_twice_and_the_report_says_so(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    run_quietly(settings, folder)
+    monkeypatch.setattr(runner, "find_disturbed", lambda runs: [cell for cell in runs if cell.recipe.name == "short"])
+    events = list(run_experiment(load(settings), folder, command="leantune compare", estimate=False, repeat=True))
+    assert started(events) == [("short", 0), ("short", 0)]
+    notes = [event.note for event in events if isinstance(event, Plan)]
+    assert notes[0].startswith("runs before which the machine computes over 20% slower")
+    assert notes[1:] == ["again, since the machine ran differently before these runs: short fold 0 seed 0"] * 2
+    (place,) = folder.glob("runs/short-*")
+    kept = {path.name for path in place.iterdir() if (path / "metrics.json").is_file()}
+    assert kept == {"fold_0-seed_0", "fold_0-seed_0.disturbed-1", "fold_0-seed_0.disturbed-2"}
+    assert any("short fold 0 seed 0 (2 x)" in note for note in rebuild_report(folder).notes)
+
+    again = list(run_experiment(load(settings), folder, command="leantune compare", estimate=False, repeat=True))
+    assert started(again) == []
 
 
 # Looks that are planned

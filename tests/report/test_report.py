@@ -17,6 +17,7 @@ from browser import find_browser, sizes, visit
 from comparisons import MEASURES, RECIPES, make_comparison
 from leantune.comparison import Comparison, Effect, Verdict
 from leantune.comparison.paired import Estimate
+from leantune.comparison.words import effect_text
 from leantune.report import pages, wording
 from leantune.report.pages import report_html, report_json, report_md, write_report
 
@@ -150,7 +151,8 @@ def test_equal_comparisons_give_equal_pages() -> None:
 def test_the_json_has_stable_names() -> None:
     record = report_json(TYPICAL)
     top = "experiment metric lower_is_better baseline task method notes folds seeds rows data measures recipes model"
-    assert set(record) == {*top.split(), "yardsticks", "tolerance", "memory_of", "environment", "started", "command"}
+    more = {"yardsticks", "tolerance", "memory_of", "environment", "started", "command", "mistakes"}
+    assert set(record) == {*top.split(), *more}
     recipe = record["recipes"]["batch_16"]
     assert set(recipe) == {"differs", "runs", "means", "metrics", "spreads", "effects", "reached"}
     assert recipe["differs"]["batching.batch_size"] == {"baseline": 32, "recipe": 16}
@@ -249,7 +251,7 @@ def test_an_answer_says_within_what_a_recipe_is_as_good() -> None:
 
 def test_an_interval_that_says_nothing_is_not_shown_in_millions() -> None:
     wide = effect("train_seconds", 3.2, 0.0, 47_514_021.18)
-    assert wording.effect_text(wide).replace("\N{NO-BREAK SPACE}", " ") == "× 3.20 [under 0.05, over 64]"
+    assert effect_text(wide).replace("\N{NO-BREAK SPACE}", " ") == "× 3.20 [under 0.05, over 64]"
     assert answer(wide) == "training time is not settled: 3.20 times as long (under 0.05 to over 64)."
 
 
@@ -276,7 +278,7 @@ def test_what_a_reader_must_know_of_an_effect_stands_beside_it() -> None:
     ],
 )
 def test_numbers_have_the_places_that_their_interval_is_worth(given: Effect, text: str) -> None:
-    assert wording.effect_text(given).replace("\N{NO-BREAK SPACE}", " ") == text
+    assert effect_text(given).replace("\N{NO-BREAK SPACE}", " ") == text
 
 
 def test_a_failed_and_an_unfinished_run_show_in_their_recipe_s_row_and_among_the_runs() -> None:

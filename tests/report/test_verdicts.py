@@ -1,5 +1,6 @@
 """What is shown agrees with what is said: everywhere, the verdict follows from the interval beside it (law 6)."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -12,9 +13,9 @@ from rich.console import Console
 
 from leantune.comparison import Comparison, Effect, compare_runs
 from leantune.comparison.effects import judge, make_measures
+from leantune.comparison.words import effect_text
 from leantune.report import show_comparison
 from leantune.report.pages import report_html, report_json, report_md
-from leantune.report.wording import effect_text
 from synthetic_experiments import write_experiment
 
 MEASURES = {measure.name: measure for metric in ("rmse",) for measure in make_measures(metric)}
@@ -59,9 +60,10 @@ def implied_by_text(effect: Effect) -> str:
 
 @given(
     st.sampled_from(["quality_best", "train_seconds", "tokens_per_second", "padding_fraction", "time_to_quality"]),
-    st.lists(st.floats(-1, 1, allow_nan=False), min_size=2, max_size=5),
+    # In thousandths: no run measures differences that 16 places cannot show.
+    st.lists(st.integers(-1_000, 1_000).map(lambda n: n / 1e3), min_size=2, max_size=5),
     st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 30.0]),
-    st.floats(-3, 3),
+    st.integers(-3_000, 3_000).map(lambda n: n / 1e3),
     st.sampled_from([None, 0.01, 0.5]),
 )
 def test_the_shown_interval_implies_the_verdict(
@@ -74,6 +76,22 @@ def test_the_shown_interval_implies_the_verdict(
     effect = judge(measure, {"other": pairs}, rows_ratio=0.25, tolerance=tolerance)["other"]
     if effect.estimate is not None and effect.estimate.low is not None:
         assert implied_by_text(effect) == effect.verdict
+
+
+@pytest.mark.parametrize("shift", [-4e-8, 0.0, 4e-8])
+def test_a_difference_far_below_the_tolerance_is_shown_no_finer_than_the_tolerance(shift: float) -> None:
+    d = np.array([[1e-9, 2e-9, 0.0]]) + shift
+    effect = judge(MEASURES["quality_best"], {"a": np.stack([0 * d, d], axis=-1)}, rows_ratio=0.25, tolerance=0.022)
+    text = effect_text(effect["a"]).replace("\N{NO-BREAK SPACE}", " ")
+    assert text in ("0.0000 [−0.0001, +0.0001]", "0.0000 [0.0000, +0.0001]", "0.0000 [−0.0001, 0.0000]")
+    assert implied_by_text(effect["a"]) == effect["a"].verdict == "as good"
+
+
+def test_a_tiny_difference_keeps_its_digits_where_the_verdict_is_that_there_is_one() -> None:
+    d = np.array([[3.9e-8, 4e-8, 4.1e-8]])
+    effect = judge(MEASURES["quality_best"], {"a": np.stack([0 * d, d], axis=-1)}, rows_ratio=0.25)["a"]
+    assert effect.verdict == "worse"
+    assert implied_by_text(effect) == "worse"
 
 
 @pytest.mark.parametrize("edge", [1e-9, 1e-6, 3e-4])
@@ -146,6 +164,24 @@ def test_page_and_markdown_show_each_interval_with_the_verdict_that_it_implies(c
                 assert -0.03 <= low <= high <= 0.03
             else:
                 assert low <= none <= high
+
+
+def test_the_table_of_a_notebook_implies_its_verdicts_and_names_every_recipe(comparison: Comparison) -> None:
+    html = comparison._repr_html_().replace("\N{NO-BREAK SPACE}", " ")
+    assert all(f">{recipe.name}</th>" in html for recipe in comparison.recipes)
+    cells = re.findall(r"<br>(× )?([−+\d.,]+ \[[^\]]+\])<br>[▲▼◆○] ([a-z ]+)</td>", html)
+    assert len(cells) == 3 * (len(comparison.recipes) - 1)  # memory is equal in every pair
+    for is_ratio, interval, verdict in cells:
+        low, high = read_interval(interval)
+        tolerance = None if is_ratio else 0.03
+        assert verdict == implied(low, high, ratio=bool(is_ratio), lower_is_better=True, tolerance=tolerance)
+
+
+def test_the_table_of_a_notebook_escapes_the_names_of_recipes(comparison: Comparison) -> None:
+    evil = dataclasses.replace(comparison.recipes[1], name="<script>alert(1)</script>")
+    html = dataclasses.replace(comparison, recipes=(comparison.recipes[0], evil))._repr_html_()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
 
 
 def test_the_json_implies_its_verdicts(comparison: Comparison) -> None:

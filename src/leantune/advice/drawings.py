@@ -80,14 +80,3 @@ def scatter(name: str, title: str, *, x: Floats, y: Floats, labels: tuple[str, s
             sheet.axes.axhline(0, color=SLOTS["muted"], linewidth=1)
         sheet.label(*labels)
         return sheet.svg()
-
-
-def reliability(name: str, title: str, *, said: Floats, was: Floats) -> str:
-    """Draw how often a class was right against how probable it was said to be."""
-    with drawing(name, title, 260) as sheet:
-        sheet.axes.plot([0, 1], [0, 1], color=SLOTS["muted"], linewidth=1)
-        sheet.axes.plot(said, was, "o-", color=SLOTS["series-1"])
-        sheet.axes.set_xlim(0, 1)
-        sheet.axes.set_ylim(0, 1.02)
-        sheet.label("predicted probability", "share that was right")
-        return sheet.svg()

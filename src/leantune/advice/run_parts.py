@@ -18,15 +18,26 @@ from leantune.inference.out_of_fold import OutOfFold
 from leantune.inference.trained_run import TrainedRun
 from leantune.inspection.findings import Finding, count_rows
 from leantune.inspection.mislabelled import suspect_classes, suspect_labels, suspect_numbers
+from leantune.inspection.mistakes import (
+    CLASSES,
+    answer_text,
+    class_probabilities,
+    confusion_matrix,
+    count_labels,
+    most_confused,
+    outcomes,
+    reliability,
+    slope,
+    truth_text,
+)
+from leantune.report import plots
 from leantune.system.formatting import duration, figure
 from leantune.tables.readers import shown
+from leantune.tables.targets import TaskKind
 from leantune.training.metrics import LOWER_IS_BETTER, metric_names
 
 Floats = NDArray[np.float64]
 
-BINS = 10
-ROWS_A_BIN = 30
-"""With fewer, chance alone would look like an error."""
 CALIBRATION_TO_WARN = 0.05
 LEAST_ROWS = 20
 """Of a group that is told by itself."""
@@ -47,7 +58,7 @@ class Answers:
     """Other columns of these rows [n]."""
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> TaskKind:
         """The task."""
         return self.run.task.kind
 
@@ -59,8 +70,7 @@ class Answers:
     @property
     def probabilities(self) -> Floats:
         """[n, classes], of a binary task, too."""
-        values = self.found.predictions
-        return np.concatenate([1 - values, values], axis=1) if values.shape[1] == 1 < len(self.labels) else values
+        return class_probabilities(self.found.predictions, len(self.labels))
 
     def errors(self) -> tuple[str, Floats]:
         """Return what the error of a row is called, and each row's [n]."""
@@ -88,23 +98,11 @@ class Answers:
 
     def truth(self, row: int) -> str:
         """Return a row's target in words."""
-        return _said(self.kind, self.labels, self.found.targets[row], is_truth=True)
+        return truth_text(self.kind, self.labels, self.found.targets[row])
 
     def answer(self, row: int) -> str:
         """Return a row's prediction in words."""
-        values = self.found.predictions if self.kind not in {"binary", "multiclass"} else self.probabilities
-        return _said(self.kind, self.labels, values[row], is_truth=False)
-
-
-def _said(kind: str, labels: tuple[str, ...], value: Any, *, is_truth: bool) -> str:
-    if kind == "regression":
-        return ", ".join(f"{number:.4g}" for number in np.atleast_1d(value))
-    if kind in {"binary", "multiclass"}:
-        return labels[int(value)] if is_truth else f"{labels[int(value.argmax())]} ({value.max():.2f})"
-    if kind == "multilabel":
-        return ", ".join(name for name, share in zip(labels, value, strict=True) if share > 0.5) or "none"
-    place = int(value.argmax())
-    return f"{labels[place]} ({value[place]:.2f})"
+        return answer_text(self.kind, self.labels, self.found.predictions[row])
 
 
 def describe_run(answers: Answers) -> Part:
@@ -201,8 +199,7 @@ def describe_errors(answers: Answers) -> Part:
         }
     elif kind in {"binary", "multiclass"}:
         said = answers.probabilities.argmax(axis=1)
-        matrix = np.zeros((len(answers.labels),) * 2, dtype=np.int64)
-        np.add.at(matrix, (found.targets.astype(np.int64), said), 1)
+        matrix = confusion_matrix(found.targets.astype(np.int64), said, len(answers.labels))
         blocks += _confusions(matrix, answers.labels)
         data["confusion"] = {"classes": list(answers.labels), "matrix": matrix.tolist()}
         own = answers.probabilities[np.arange(len(said)), found.targets]
@@ -237,15 +234,11 @@ def _confusions(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> Iterator[
             caption="Confusion matrix: rows of each class by what was predicted.",
         )
         return
-    wrong = matrix * (1 - np.eye(len(labels), dtype=np.int64))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_LINES]
-    pairs = [(int(place) // len(labels), int(place) % len(labels)) for place in order]
     yield Cells(
         head=("target", "predicted", "rows", "of the class"),
         lines=tuple(
-            (labels[a], labels[b], f"{wrong[a, b]:,}", f"{wrong[a, b] / max(1, matrix[a].sum()):.0%}")
-            for a, b in pairs
-            if wrong[a, b]
+            (labels[a], labels[b], f"{matrix[a, b]:,}", f"{matrix[a, b] / max(1, matrix[a].sum()):.0%}")
+            for a, b in most_confused(matrix, MOST_LINES)
         ),
         caption=f"The most frequent confusions of {len(labels)} classes.",
     )
@@ -260,21 +253,18 @@ def _confusions(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> Iterator[
 
 
 def _label_table(answers: Answers) -> Cells:
-    targets = answers.found.targets > 0.5
-    said = (answers.found.predictions > 0.5) & ~np.isnan(answers.found.targets)
-    right = (targets & said).sum(axis=0)
-    order = np.argsort(-targets.sum(axis=0), kind="stable")
+    counts = count_labels(answers.found.targets, answers.found.predictions)
     return Cells(
         head=("label", "rows", "predicted", "precision", "recall"),
         lines=tuple(
             (
                 answers.labels[p],
-                f"{targets[:, p].sum():,}",
-                f"{said[:, p].sum():,}",
-                f"{right[p] / max(1, said[:, p].sum()):.0%}",
-                f"{right[p] / max(1, targets[:, p].sum()):.0%}",
+                f"{counts.targets[p]:,}",
+                f"{counts.predicted[p]:,}",
+                f"{counts.precision[p]:.0%}",
+                f"{counts.recall[p]:.0%}",
             )
-            for p in order
+            for p in np.argsort(-counts.targets, kind="stable")
         ),
         caption="Labels at a threshold of 0.5, the most frequent first.",
     )
@@ -288,10 +278,9 @@ def describe_calibration(answers: Answers) -> Part:
         slopes = {}
         for place, name in enumerate(answers.labels):
             truth, said = found.targets[:, place].astype(np.float64), found.predictions[:, place]
-            variance = float(said.var())
-            slope = float(((said - said.mean()) * (truth - truth.mean())).mean() / variance) if variance > 0 else np.nan
-            slopes[name] = slope if np.isfinite(slope) else None
-            lines.append((name, f"{slope:.2f}", f"{said.std():.3g}", f"{truth.std():.3g}"))
+            slopes[name] = found_slope = slope(truth, said)
+            written = "–" if found_slope is None else f"{found_slope:.2f}"
+            lines.append((name, written, f"{said.std():.3g}", f"{truth.std():.3g}"))
         block = Cells(
             head=("target", "slope", "deviation of predictions", "of targets"),
             lines=tuple(lines),
@@ -299,15 +288,10 @@ def describe_calibration(answers: Answers) -> Part:
             "above 1 too close together.",
         )
         return Part(section=Section(title="Calibration", blocks=(block,)), data={"slopes": slopes})
-    if answers.kind in {"binary", "multiclass"}:
-        values = answers.probabilities
-        said, was = values.max(axis=1), (values.argmax(axis=1) == found.targets).astype(np.float64)
-        what = "the predicted class"
-    else:
-        scored = ~np.isnan(found.targets)
-        said, was = found.predictions[scored], (found.targets[scored] > 0.5).astype(np.float64)
-        what = "all labels together"
-    means, shares, error = calibration(said, was)
+    said, was = outcomes(answers.kind, found.targets, found.predictions, len(answers.labels))
+    what = "the predicted class" if answers.kind in CLASSES else "all labels together"
+    bins = reliability(said, was)
+    error = bins.error
     direction = "high" if said.mean() > was.mean() else "low"
     findings = []
     if error > CALIBRATION_TO_WARN:
@@ -323,29 +307,17 @@ def describe_calibration(answers: Answers) -> Part:
         )
     blocks: tuple[Block, ...] = (
         Figure(
-            svg=drawings.reliability("calibration", "Calibration", said=means, was=shares),
-            caption=f"Probability of {what} in {len(means)} bins of about equal size, and how often it was right. "
+            svg=plots.reliability("calibration", "Calibration", [(1, bins)]),
+            caption=f"Probability of {what} in {len(bins.said)} bins of about equal size, and how often it was right. "
             "On the line, probabilities come true.",
         ),
-        Paragraph(text=f"Expected calibration error of {what}: {error:.3f} ({len(means)} bins of equal size)."),
+        Paragraph(text=f"Expected calibration error of {what}: {error:.3f} ({len(bins.said)} bins of equal size)."),
     )
     return Part(
         section=Section(title="Calibration", blocks=blocks),
         data={"expected_calibration_error": error},
         findings=tuple(findings),
     )
-
-
-def calibration(said: Floats, was: Floats) -> tuple[Floats, Floats, float]:
-    """Return the mean probability and the share that was right, of bins of about equal size, and the expected error."""
-    bins = min(BINS, max(1, len(said) // ROWS_A_BIN))
-    edges = np.unique(np.quantile(said, np.linspace(0, 1, bins + 1)))[1:-1]
-    which = np.searchsorted(edges, said, side="right")  # equal probabilities are in one bin
-    parts = [np.flatnonzero(which == place) for place in np.unique(which)]
-    means = np.array([said[part].mean() for part in parts])
-    shares = np.array([was[part].mean() for part in parts])
-    sizes = np.array([len(part) for part in parts])
-    return means, shares, float((np.abs(means - shares) * sizes).sum() / sizes.sum())
 
 
 def describe_doubts(answers: Answers) -> Part:

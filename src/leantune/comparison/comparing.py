@@ -5,12 +5,16 @@ DIR/plan.json + DIR/runs/*/*  ->  cells (recipe x fold x seed)  ->  effects (rec
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from leantune.comparison.comparability import check_comparable, variations
+from leantune.comparison.disagreement import Disagreement, find_disagreement
+from leantune.comparison.disturbances import DISTURBED, rates_by_product, times_repeated
 from leantune.comparison.effects import (
     OF_THE_METRIC,
     Effect,
@@ -28,14 +32,15 @@ from leantune.comparison.pooled import describe_pooled
 from leantune.comparison.results import YARDSTICKS, RunResult, yardstick
 from leantune.comparison.rows import row_errors
 from leantune.comparison.tolerance import Tolerance, make_tolerance
+from leantune.comparison.words import effect_text, value_text, verdict_text
 from leantune.system.errors import RunFolderError
 from leantune.system.settings import flatten
 
 NOT_A_CHANGE = ("seed", "fold", "data.path", "data.validation", "device")
 """Settings that a pair shares, and names of places: the table's bytes and the kind of device are the same anyway."""
 
-DISTURBED = 1.2
-"""Rates of one product that differ by more than so many times are told: the machine was not the same."""
+IN_A_NOTEBOOK = ("quality_best", "quality_last", "train_seconds", "peak_bytes")
+"""Measures of the table that a notebook shows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +110,27 @@ class Comparison:
             f"folds={self.folds}, seeds={self.seeds})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a small table of the metric, the training time and the memory."""
+        shown = [measure for measure in self.measures if measure.name in IN_A_NOTEBOOK]
+        style = ' style="text-align: left; vertical-align: top"'
+        head = "".join(f"<th{style}>{escape(text)}</th>" for text in ("", *(measure.label for measure in shown)))
+        lines = []
+        for recipe in self.recipes:
+            cells = ("<br>".join(map(escape, _cell_texts(recipe, measure))) for measure in shown)
+            row = "".join(f"<td{style}>{cell}</td>" for cell in cells)
+            lines.append(f"<tr><th{style}>{escape(recipe.name)}</th>{row}</tr>")
+        said = f"Against {self.baseline}; the 95% intervals of a column hold for all recipes together. "
+        told = "".join(f"<p>{escape(text)}</p>" for text in (said + self.tolerance.said, *self.notes))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{told}"
+
+    @cached_property
+    def disagreement(self) -> Disagreement | None:
+        """Where the recipes disagree, read from the predictions of their runs when it is asked for; None without."""
+        return find_disagreement(
+            {r.name: [cell.result for cell in r.cells if cell.result is not None] for r in self.recipes}
+        )
+
     def is_settled(self) -> bool:
         """Tell whether every recipe has a verdict on the metric and on the training time."""
         return all(
@@ -116,6 +142,14 @@ class Comparison:
     def recipe(self, name: str) -> RecipeResult:
         """Return the recipe called `name`; KeyError if there is none."""
         return {recipe.name: recipe for recipe in self.recipes}[name]
+
+
+def _cell_texts(recipe: RecipeResult, measure: Measure) -> list[str]:
+    """Return a mean, what changed, and the verdict, a line each."""
+    texts = [value_text(recipe.means.get(measure.name), measure.unit)]
+    if effect := recipe.effects.get(measure.name):
+        texts += [effect_text(effect), verdict_text(effect)]
+    return texts
 
 
 def compare_runs(folder: Path) -> Comparison:
@@ -426,6 +460,9 @@ def _notes(
     resumed = [label for label, run in runs.items() if run.environment.get("resumed")]
     if resumed:
         yield f"Interrupted, and went on from a checkpoint; their times leave out what was lost: {_listed(resumed)}."
+    repeated = [f"{_label(cell)} ({count} x)" for cell in every_cell if (count := times_repeated(folder / cell.folder))]
+    if repeated:
+        yield f"Repeated, since the machine ran differently before them: {_listed(repeated)}."
     yield from _disturbed(runs)
     yield from _evaluation_counts(cells)
     yield from variations({label: _circumstances(run) for label, run in runs.items()})
@@ -474,18 +511,14 @@ def _evaluation_counts(cells: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
 
 def _disturbed(runs: Mapping[str, RunResult]) -> Iterator[str]:
     """Say where the machine computed much slower just before one run than before another: their times then differ."""
-    rates: dict[str, dict[str, float]] = {}
-    for label, run in runs.items():
-        rate = run.overall.get("matrix_rate")
-        if isinstance(rate, dict) and isinstance(rate.get("flops_per_second"), int | float):
-            rates.setdefault(str(rate.get("measured_on")), {})[label] = rate["flops_per_second"]
-    for product, found in rates.items():
+    for product, found in rates_by_product(runs).items():
         slowest, fastest = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
         if found[fastest] > DISTURBED * found[slowest]:
             yield (
                 f"The machine did not run alike: a product of matrices ({product}) reached "
                 f"{found[slowest] / 1e9:,.0f} GFLOP/s before {slowest} and {found[fastest] / 1e9:,.0f} before "
-                f"{fastest}. Something else was running, or the machine was throttled: look at the times with care."
+                f"{fastest}. Something else was running, or the machine was throttled: look at the times with care, or "
+                "repeat these runs with --repeat-disturbed."
             )
 
 

@@ -7,17 +7,13 @@ of rows (the grouped jackknife; Quenouille 1956, Miller 1974): a bootstrap of th
 the work.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import get_args
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from leantune.comparison.predictions import read_predictions
 from leantune.comparison.results import RunResult
-from leantune.tables.targets import TaskKind
 from leantune.training.scoring import compute_metrics
 
 Floats = NDArray[np.float64]
@@ -70,10 +66,10 @@ def _without_each_group(run: RunResult) -> Floats | None:
 
     None where it is not defined, or where predictions are not as this version writes them.
     """
-    found = _read(run)
+    found = read_predictions(run)
     if found is None:
         return None
-    kind, targets, predictions = found
+    kind, targets, predictions = found.kind, found.targets, found.values
     count = len(targets)
     if count < FEWEST_ROWS:
         return None
@@ -88,25 +84,3 @@ def _without_each_group(run: RunResult) -> Floats | None:
         values.append(value)
     scaled: Floats = np.array(values) * (len(looked_at) / count) ** 0.5
     return scaled
-
-
-def _read(run: RunResult) -> tuple[TaskKind, NDArray[np.generic], Floats] | None:
-    """Return the task, targets and predictions as metrics take them."""
-    try:
-        table = pq.read_table(run.folder / f"fold_{run.fold}" / "predictions.parquet", columns=["target", "prediction"])
-        labels = json.loads((table.schema.metadata or {}).get(b"labels", b"[]"))
-        predictions = np.array(table["prediction"].to_pylist(), dtype=np.float64)
-        kind = next(kind for kind in get_args(TaskKind) if kind == run.task)
-        if kind in ("binary", "multiclass"):
-            places = {label: place for place, label in enumerate(labels)}
-            classes = [places[str(target)] for target in table["target"].to_pylist()]
-            targets: NDArray[np.generic] = np.array(classes, dtype=np.int64)
-            if predictions.ndim != 2 or predictions.shape[1] != len(labels):
-                return None
-            return kind, targets, predictions
-        targets = np.array(table["target"].to_pylist(), dtype=np.float64)
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, StopIteration):
-        return None
-    rows = len(targets)
-    targets, predictions = targets.reshape(rows, -1), predictions.reshape(rows, -1)
-    return (kind, targets, predictions) if targets.shape == predictions.shape else None

@@ -63,6 +63,28 @@ def model_path(name: str) -> str:
     return str(Path(package.origin).parent / "model")
 
 
+def check_model(settings: ModelSettings) -> None:
+    """Raise `ModelError` where there is no model of that name, or its configuration cannot be read: within a moment,
+    since no weights are read or fetched."""
+    path, shared = _place(settings)
+    try:
+        AutoConfig.from_pretrained(path, **shared)
+    except Exception as error:
+        raise _cannot_load(settings.name, error) from error
+
+
+def _place(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
+    """Return what transformers should load, and how."""
+    path = model_path(settings.name)
+    if settings.revision is not None and Path(path).is_dir():
+        raise ModelError(f"model.revision: {path} is a folder, which has no revisions; remove the setting")
+    return path, {"revision": settings.revision, "trust_remote_code": False, "local_files_only": Path(path).is_dir()}
+
+
+def _cannot_load(name: str, error: Exception) -> ModelError:
+    return ModelError(f"model.name: cannot load {name!r}: {_first_line(error)}")
+
+
 def load_encoder(
     settings: ModelSettings,
     *,
@@ -83,10 +105,7 @@ def load_encoder(
     come from safetensors only. Raises `ModelError` for a model that cannot be loaded, whose checkpoint lacks weights of
     the encoder itself, or that does not know a setting.
     """
-    path = model_path(settings.name)
-    if settings.revision is not None and Path(path).is_dir():
-        raise ModelError(f"model.revision: {path} is a folder, which has no revisions; remove the setting")
-    shared = {"revision": settings.revision, "trust_remote_code": False, "local_files_only": Path(path).is_dir()}
+    path, shared = _place(settings)
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # its load report: `new_weights` says the same
     torch.manual_seed(seed)
@@ -114,7 +133,7 @@ def load_encoder(
     except (
         Exception
     ) as error:  # a damaged or hostile folder surfaces as anything, errors of the Rust library among them
-        raise ModelError(f"model.name: cannot load {settings.name!r}: {_first_line(error)}") from error
+        raise _cannot_load(settings.name, error) from error
     finally:
         transformers.utils.logging.set_verbosity(level)
     new = tuple(sorted(report["missing_keys"] | {key for key, *_ in report["mismatched_keys"]}))

@@ -30,12 +30,15 @@ def compare(
     output: str | Path,
     assignments: tuple[str, ...] = (),
     settle: int | None = None,
+    repeat_disturbed: bool = False,
     display: bool = True,
 ) -> Comparison:
     """Run every recipe of an experiment on every fold and seed, and compare; the same as `leantune compare`.
 
     `experiment` is a YAML file or its content; `assignments` change it, such as `("base.data.limit=400",)`. Runs that
     the folder `output` has already are kept. `settle`: add seeds until every verdict is given, at most so many in all.
+    `repeat_disturbed`: runs before which the machine computed 20% slower or faster than usual are run again, at most
+    twice; the runs that they replace stay beside them.
     Writes report.html, report.md and report.json there. Raises `InputError`
     for what the caller must change; a run that fails is told in the comparison.
     """
@@ -48,8 +51,11 @@ def compare(
         loaded = load_experiment(Path(experiment).expanduser(), assignments)
         repeat = [str(experiment), *(f"--set={text}" for text in assignments)]
     repeat += [] if settle is None else ["--settle", str(settle)]
+    repeat += ["--repeat-disturbed"] if repeat_disturbed else []
     command = shlex.join(["leantune", "compare", *repeat, "--output", str(output)])
-    return _finish(loaded, Path(output), command=command, estimate=True, settle=settle, display=display)
+    return _finish(
+        loaded, Path(output), command=command, estimate=True, settle=settle, repeat=repeat_disturbed, display=display
+    )
 
 
 def demo(output: str | Path | None = None, *, display: bool = True) -> Comparison:
@@ -61,13 +67,20 @@ def demo(output: str | Path | None = None, *, display: bool = True) -> Compariso
     mixed_precision = make_precision("auto", resolve_device("auto")).name != "fp32"
     experiment = parse_experiment(demo_experiment(mixed_precision=mixed_precision), title="demo")
     command = shlex.join(["leantune", "demo", "--output", str(folder)])
-    return _finish(experiment, folder, command=command, estimate=False, settle=None, display=display)
+    return _finish(experiment, folder, command=command, estimate=False, settle=None, repeat=False, display=display)
 
 
 def _finish(
-    experiment: Experiment, folder: Path, *, command: str, estimate: bool, settle: int | None, display: bool
+    experiment: Experiment,
+    folder: Path,
+    *,
+    command: str,
+    estimate: bool,
+    settle: int | None,
+    repeat: bool,
+    display: bool,
 ) -> Comparison:
-    events = run_experiment(experiment, folder, command=command, estimate=estimate, settle=settle)
+    events = run_experiment(experiment, folder, command=command, estimate=estimate, settle=settle, repeat=repeat)
     try:
         with closing(events):  # however this is left, the run that goes on is stopped
             for _ in Overview.over(events) if display else events:

@@ -29,8 +29,10 @@ from filelock import FileLock, Timeout
 
 from leantune.comparison.comparability import check_pair
 from leantune.comparison.comparing import compare_runs
+from leantune.comparison.disturbances import DISTURBED, SET_ASIDE, find_disturbed, times_repeated
 from leantune.comparison.folder import read_cell
 from leantune.comparison.results import RunResult
+from leantune.experiments.checks import refuse_what_cannot_run
 from leantune.experiments.recipes import Experiment, Recipe, RunCell, difference, refuse_equal, without_cell
 from leantune.system.device import device_key
 from leantune.system.errors import RunFolderError, SettingsError
@@ -56,6 +58,12 @@ TRIAL_STEPS = 4
 """Optimizer steps that a trial waits for; the first is left out, since it warms the machine up."""
 EVALUATION_COST = 1 / 3
 """Seconds to evaluate a row over those to train on it: a forward pass without a backward pass."""
+MOST_REPEATS = 2
+"""How often a disturbed run is done again."""
+REPEATING = (
+    f"runs before which the machine computes over {DISTURBED - 1:.0%} slower or faster than the median are repeated, "
+    f"at most {MOST_REPEATS} times"
+)
 TRIAL_PREFIX = ".trial-"
 POLL_SECONDS = 0.2
 SECONDS_TO_LEAVE = 60.0
@@ -86,7 +94,13 @@ def looks_of(seeds: int, most: int) -> tuple[int, ...]:
 
 
 def run_experiment(
-    experiment: Experiment, folder: Path, *, command: str, estimate: bool = True, settle: int | None = None
+    experiment: Experiment,
+    folder: Path,
+    *,
+    command: str,
+    estimate: bool = True,
+    settle: int | None = None,
+    repeat: bool = False,
 ) -> Generator[ComparisonEvent, None, None]:
     """Do every run that `folder` does not have yet, and yield what happens.
 
@@ -94,6 +108,8 @@ def run_experiment(
     are done again. `command` is what repeats the experiment. With `estimate`, a few steps of each recipe are timed
     first. With `settle`, seeds are added until every verdict on the metric and the training time is given, at most so
     many; the numbers at which that is looked at stand in the plan before anything runs, and make the intervals wider.
+    With `repeat`, runs before which the machine computed much slower or faster than before the others are set aside
+    and done again, at most `MOST_REPEATS` times.
     Raises `InputError` for what the user must change, before anything is run, and where a kept run turns out to be of
     another device. A run that fails is told in its `RunDone`, and the others go on.
     """
@@ -110,7 +126,10 @@ def run_experiment(
     with _alone(folder):
         for count in looks or (len(experiment.seeds),):
             stage = experiment.with_seeds(count)
-            yield from _run_all(stage, folder, folds, rows, command=command, estimate=estimate, looks=looks)
+            note = REPEATING if repeat else ""
+            yield from _run_all(stage, folder, folds, rows, command=command, estimate=estimate, looks=looks, note=note)
+            if repeat:
+                yield from _repeat_disturbed(stage, folder, folds, rows)
             if count in looks[:-1] and compare_runs(folder).is_settled():
                 break
 
@@ -124,12 +143,16 @@ def _run_all(
     command: str,
     estimate: bool,
     looks: tuple[int, ...],
+    note: str,
 ) -> Generator[ComparisonEvent, None, None]:
     """Do every run of an experiment that the folder does not have."""
     cells = experiment.cells(folds)
     kept = {cell: result for cell in cells if (result := _read(cell, folder)) is not None}
     _refuse_other_data(experiment, kept)
     _refuse_other_looks(folder, looks, kept)
+    started = {cell.recipe.name for cell in kept}
+    if new := [recipe for recipe in experiment.recipes if recipe.name not in started]:
+        refuse_what_cannot_run(experiment, new)
     measured: dict[str, Measured] = {}
     errors: dict[str, str] = {}
     for number, recipe in enumerate(experiment.recipes, start=1):
@@ -138,7 +161,8 @@ def _run_all(
             measured[recipe.name] = _measured_before(runs)
         elif estimate:
             if not measured and not errors:  # what is known stands there at once; how long it takes, a little later
-                yield _plan(experiment, cells, list(kept), measured={}, errors={}, rows=rows)
+                yield _plan(experiment, cells, list(kept), measured={}, errors={}, rows=rows, note=note)
+                note = ""  # told
             yield Trial(recipe=recipe.name, number=number, total=len(experiment.recipes))
             first = next(cell for cell in cells if cell.recipe is recipe)
             outcome = yield from _try(first, folder)
@@ -149,7 +173,7 @@ def _run_all(
             _refuse_hopeless(experiment, measured, errors)
     refuse_equal({name: found.effective for name, found in measured.items()})
     _write_plan(experiment, folder, folds, command, looks)
-    yield _plan(experiment, cells, list(kept), measured=measured, errors=errors, rows=rows)
+    yield _plan(experiment, cells, list(kept), measured=measured, errors=errors, rows=rows, note=note)
     reference = next(iter(kept.values()), None)
     for cell in cells:
         if cell not in kept:
@@ -157,6 +181,30 @@ def _run_all(
             if result is not None and reference is not None:
                 check_pair(reference, result)
             reference = reference or result
+
+
+def _repeat_disturbed(
+    experiment: Experiment, folder: Path, folds: tuple[int, ...], rows: int
+) -> Generator[ComparisonEvent, None, None]:
+    """Do runs again whose machine was disturbed, round by round; what they replace stays beside them."""
+    cells = experiment.cells(folds)
+    for _ in range(MOST_REPEATS):
+        done = {cell: result for cell in cells if (result := _read(cell, folder)) is not None}
+        again = [cell for cell in find_disturbed(done) if times_repeated(folder / cell.folder) < MOST_REPEATS]
+        if not again:
+            return
+        kept = [cell for cell in done if cell not in again]
+        of_recipe: dict[str, list[RunResult]] = {}
+        for cell, result in done.items():
+            of_recipe.setdefault(cell.recipe.name, []).append(result)
+        measured = {name: _measured_before(results) for name, results in of_recipe.items()}
+        named = ", ".join(f"{cell.recipe.name} fold {cell.fold} seed {cell.seed}" for cell in again)
+        note = f"again, since the machine ran differently before these runs: {named}"
+        yield _plan(experiment, cells, kept, measured=measured, errors={}, rows=rows, note=note)
+        for cell in again:
+            path = folder / cell.folder
+            path.rename(path.with_name(f"{path.name}{SET_ASIDE}{times_repeated(path) + 1}"))
+            yield from _run(cell, folder)
 
 
 def _refuse_hopeless(experiment: Experiment, measured: Mapping[str, Measured], errors: Mapping[str, str]) -> None:
@@ -375,6 +423,7 @@ def _plan(
     measured: dict[str, Measured],
     errors: dict[str, str],
     rows: int,
+    note: str = "",
 ) -> Plan:
     baseline = experiment.recipe(experiment.baseline).settings()
     # The first trial may have filled caches or fetched the model, which no run after it does.
@@ -397,6 +446,7 @@ def _plan(
         seeds=experiment.seeds,
         folds=tuple(dict.fromkeys(cell.fold for cell in cells)),
         rows=rows,
+        note=note,
     )
 
 

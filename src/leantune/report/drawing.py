@@ -23,7 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from leantune.report.wording import minus, shorten
+from leantune.comparison.words import minus
+from leantune.report.wording import shorten
 
 WIDTH = 360
 LIGHT = {

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from leantune.comparison.comparing import Comparison, RecipeResult
 from leantune.comparison.effects import Effect
 from leantune.comparison.results import RunResult
+from leantune.comparison.words import MARKS, UNCLEAR, effect_text, value_text
 from leantune.report.drawing import DASHES, SLOTS, WIDTH, Drawing, drawing, line_style, log_axis, marker
-from leantune.report.wording import MARKS, UNCLEAR, YARDSTICKS, effect_text, shorten, value_text
+from leantune.report.wording import YARDSTICKS, shorten
 from leantune.system.formatting import duration
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from leantune.comparison.comparing import Comparison, RecipeResult
-from leantune.report.wording import answer, effect_text, setting_text, settling, value_text, verdict_text
+from leantune.comparison.words import effect_text, value_text, verdict_text
+from leantune.report.wording import answer, setting_text, settling
 from leantune.system.console import Terminal
 from leantune.system.formatting import countdown, duration, figure
 from leantune.system.terminal import printable
@@ -100,6 +101,8 @@ class Overview:
         self._total = sum(recipe.runs for recipe in plan.recipes)
         self._done = sum(recipe.finished for recipe in plan.recipes)
         is_known, self._counts = self._counts == (plan.seeds, plan.folds), (plan.seeds, plan.folds)
+        if plan.note:
+            self._line("plan", plan.note, "cyan")
         if is_known:  # the estimates have come since
             self._show_times(plan)
             return

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -20,13 +20,14 @@ from markupsafe import Markup
 from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
 from leantune.comparison.effects import Effect, Measure
 from leantune.comparison.folder import Cell
+from leantune.comparison.words import effect_text, spread_text, value_text, verdict_text
 from leantune.report import drawing, figures
+from leantune.report.mistake_section import draw_mistakes, record_mistakes, tell_mistakes
 from leantune.report.take_away import FOLDER, figure_files, table_files
 from leantune.report.wording import (
     YARDSTICKS,
     answer,
     answer_lead,
-    effect_text,
     escape_markdown,
     numbers,
     pairs_note,
@@ -35,9 +36,6 @@ from leantune.report.wording import (
     scatter_text,
     setting_text,
     settling,
-    spread_text,
-    value_text,
-    verdict_text,
 )
 from leantune.system.errors import RunFolderError
 from leantune.system.files import replacing, write_text
@@ -60,7 +58,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
         "report.md": report_md(comparison),
         "report.json": json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    files = figure_files([svg for found in drawn.values() for svg in found], comparison)
+    files = figure_files(drawn.all(), comparison)
     files |= table_files(comparison, record)
     try:
         for name, text in texts.items():
@@ -88,28 +86,44 @@ def report_html(comparison: Comparison) -> str:
     return _page(comparison, _draw(comparison))
 
 
-def _draw(comparison: Comparison) -> dict[str, list[str]]:
-    """Draw every figure; of `effects` there are several."""
-    one = {
-        "training_times": figures.training_times(comparison),
-        "qualities": figures.qualities(comparison),
-        "step_curve": figures.learning_curve(comparison, "step"),
-        "time_curve": figures.learning_curve(comparison, "train_seconds"),
-        "loss": figures.training_loss(comparison),
-        "memory": figures.memory_over_time(comparison),
-        "time_parts": figures.time_parts(comparison),
-        "padding": figures.padding(comparison),
-        "quality_and_time": figures.quality_and_time(comparison),
-    }
-    effects = [svg for name in MAIN if (svg := figures.effects(comparison, name))]
-    return {name: [svg] for name, svg in one.items()} | {"effects": effects}
+class Figures(NamedTuple):
+    """Every figure of a report."""
+
+    named: dict[str, str]
+    """By what the page calls it; "" where there is nothing to draw."""
+    effects: list[str]
+    mistakes: list[tuple[str, str]]
+    """SVG and caption."""
+
+    def all(self) -> list[str]:
+        """Return them in the page's order."""
+        return [*self.named.values(), *self.effects, *(svg for svg, _ in self.mistakes)]
 
 
-def _page(comparison: Comparison, drawn: dict[str, list[str]]) -> str:
+def _draw(comparison: Comparison) -> Figures:
+    return Figures(
+        named={
+            "training_times": figures.training_times(comparison),
+            "qualities": figures.qualities(comparison),
+            "step_curve": figures.learning_curve(comparison, "step"),
+            "time_curve": figures.learning_curve(comparison, "train_seconds"),
+            "loss": figures.training_loss(comparison),
+            "memory": figures.memory_over_time(comparison),
+            "time_parts": figures.time_parts(comparison),
+            "padding": figures.padding(comparison),
+            "quality_and_time": figures.quality_and_time(comparison),
+        },
+        effects=[svg for name in MAIN if (svg := figures.effects(comparison, name))],
+        mistakes=draw_mistakes(comparison),
+    )
+
+
+def _page(comparison: Comparison, drawn: Figures) -> str:
     return _template("html").render(
         _view(comparison),
-        effects=list(map(Markup, drawn["effects"])),
-        figures={name: Markup(svg[0]) for name, svg in drawn.items() if name != "effects"},
+        effects=list(map(Markup, drawn.effects)),
+        mistake_figures=[(Markup(svg), caption) for svg, caption in drawn.mistakes],
+        figures={name: Markup(svg) for name, svg in drawn.named.items()},
         front=figures.pareto_front(comparison),
         parts=list(figures.PARTS.values()),
         smoothing=figures.SMOOTHING,
@@ -117,7 +131,7 @@ def _page(comparison: Comparison, drawn: dict[str, list[str]]) -> str:
         light=drawing.LIGHT,
         dark=drawing.DARK,
         files=FOLDER,
-        figure_names=[svg.name for found in drawn.values() for svg in found if isinstance(svg, drawing.Drawn)],
+        figure_names=[svg.name for svg in drawn.all() if isinstance(svg, drawing.Drawn)],
     )
 
 
@@ -160,6 +174,7 @@ def report_json(comparison: Comparison) -> dict[str, Any]:
         for m in comparison.measures
     }
     record["recipes"] = recipes
+    record["mistakes"] = record_mistakes(comparison)
     for name in ("model", "memory_of", "environment", "started", "command"):
         record[name] = getattr(comparison, name)
     plain: dict[str, Any] = _plain(record)
@@ -242,6 +257,7 @@ def _view(comparison: Comparison) -> dict[str, Any]:
             _row(index, recipe, main, more, len(comparison.folds)) for index, recipe in enumerate(comparison.recipes)
         ],
         "yardsticks": [_yardstick_row(name, value, main) for name, value in comparison.yardsticks.items()],
+        "mistakes": tell_mistakes(comparison),
         "metrics": [
             (name, [value_text(recipe.metrics.get(name), "") for recipe in comparison.recipes])
             for name in dict.fromkeys(name for recipe in comparison.recipes for name in recipe.metrics)

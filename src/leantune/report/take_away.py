@@ -9,16 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leantune.comparison.comparing import Comparison
+from leantune.comparison.words import effect_text, value_text, verdict_text
 from leantune.report.drawing import Drawn
-from leantune.report.wording import (
-    YARDSTICKS,
-    effect_text,
-    escape_markdown,
-    numbers,
-    setting_text,
-    value_text,
-    verdict_text,
-)
+from leantune.report.wording import YARDSTICKS, escape_markdown, numbers, setting_text
 
 FOLDER = "report-files"
 """Beside the report."""

@@ -1,10 +1,9 @@
 """What a comparison says, in words and numbers: the same in the report's page, its Markdown and its figures."""
 
 import json
-import math
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -13,131 +12,21 @@ from rich.cells import cell_len
 from leantune.comparison.comparing import Comparison, RecipeResult
 from leantune.comparison.effects import Effect
 from leantune.comparison.paired import Estimate
-from leantune.system.formatting import duration, figure
+from leantune.comparison.words import (
+    NO_BREAK,
+    effect_text,
+    minus,
+    places_for,
+    ratio_texts,
+    telling_places,
+)
+from leantune.system.formatting import figure
 
-MARKS = {"better": "▲", "worse": "▼", "as good": "◆", "inconclusive": "○"}
-"""A shape for each verdict, so that no colour has to say it."""
 ANSWERED = ("train_seconds", "peak_bytes", "quality_best")
 """Measures that the answer at the top speaks about, in its order; the last evaluation's only if it says otherwise."""
-UNCLEAR = 20.0
-"""A ratio's interval that reaches further from 1 than so many times, either way, says no more than that it does."""
 MOST_SEEDS_TO_PASTE = 20
 YARDSTICKS = {"linear": "linear model", "constant": "constant answer"}
 """What the runs are held against besides each other, as it is called."""
-NO_BREAK = "\N{NO-BREAK SPACE}"
-
-
-def value_text(value: float | None, unit: str) -> str:
-    """Return a run's or a mean's value in its unit, `unit` as in `Measure`; `–` for None."""
-    if value is None:
-        return "–"
-    match unit:
-        case "s":
-            return duration(value)
-        case "bytes":
-            return f"{figure(value / 2**30, 2)} GiB"
-        case "share":
-            return f"{value:.1%}"
-        case "tokens/s":
-            return f"{value:,.0f} tokens/s"
-        case _:
-            return minus(figure(value, 4))
-
-
-def spread_text(spread: float | None, mean: float | None, unit: str) -> str:
-    """Return a standard deviation with as many places as its mean has: `± 0.0031`; nothing for None."""
-    if spread is None or mean is None:
-        return ""
-    match unit:
-        case "bytes":
-            return f"± {spread / 2**30:.2f}"
-        case "share":
-            return f"± {spread:.1%}"
-        case "tokens/s":
-            return f"± {spread:,.0f}"
-        case "s":
-            return f"± {duration(spread)}"
-        case _:
-            mantissa = figure(mean, 4)
-            places = 0 if "e" in mantissa else len(mantissa.partition(".")[2])
-            return f"± {spread:,.{places}f}" if places else f"± {figure(spread, 2)}"
-
-
-def effect_text(effect: Effect) -> str:
-    """Return a difference or ratio with its interval: `−0.0015 [−0.0100, +0.0070]`, `× 0.58 [0.55, 0.61]`.
-
-    The interval has as many places as it takes to see what the verdict sees in it.
-    """
-    if effect.estimate is None:
-        return "not compared"
-    if effect.measure.kind == "ratio":
-        return f"× {' '.join(_ratio(effect.estimate))}"
-    scale, after, most = (100, " points", 1) if effect.measure.unit == "share" else (1, "", 4)
-    known = [effect.estimate.value, effect.estimate.low, effect.estimate.high]
-    value, *bounds = (bound * scale for bound in known if bound is not None)
-    places = _places((bounds[1] - bounds[0]) / 2 if len(bounds) == 2 else abs(value), most)
-    limits = [0.0, *([] if effect.tolerance is None else [-effect.tolerance, effect.tolerance])]
-    places = _telling(bounds, [limit * scale for limit in limits], places)
-    number, *interval = _numbers([value, *bounds], f"{'+' if any(known) else ''},.{places}f")
-    return " ".join([number + after, *interval])
-
-
-def _ratio(ratio: Estimate, *, invert: bool = False) -> list[str]:
-    """Return a ratio and its interval, if there is one; inverted, since from logarithms that is the inverse's, too."""
-    known = [bound for bound in (ratio.value, ratio.low, ratio.high) if bound is not None]
-    if invert and min(known) > 0:
-        value, *bounds = (1 / bound for bound in known)
-        known = [value, *reversed(bounds)]
-    narrow = len(known) == 3 and known[2] - known[1] < 0.015
-    small = max(0, -1 - math.floor(math.log10(known[0]))) if known[0] > 0 else 0
-    places = 1 if known[0] >= 10 else (3 if narrow else 2) + small
-    places = _telling(known[1:], [1.0], places)
-    number, *interval = _numbers(known, f",.{places}f")
-    if len(known) == 3:
-        least, most = min(1.0, known[0]) / UNCLEAR, max(1.0, known[0]) * UNCLEAR
-        low = f"under {least:.2g}" if known[1] < least else minus(f"{known[1]:,.{places}f}")
-        high = f"over {most:,.0f}" if known[2] > most else minus(f"{known[2]:,.{places}f}")
-        interval = [f"[{low},{NO_BREAK}{high}]"]
-    return [number, *interval]
-
-
-def _telling(bounds: Sequence[float], limits: Sequence[float], places: int) -> int:
-    """Return so many places, or as many more as show each bound on its own side of each limit."""
-
-    def sides(shown: Callable[[float], float]) -> list[tuple[bool, bool]]:
-        return [(shown(bound) < limit, shown(bound) > limit) for bound in bounds for limit in limits]
-
-    truth = sides(float)
-    return next((p for p in range(places, 16) if sides(lambda bound, p=p: round(bound, p)) == truth), 16)  # type: ignore[misc]
-
-
-def _numbers(known: Sequence[float], form: str) -> list[str]:
-    value, *bounds = (minus(f"{bound:{form}}") for bound in known)
-    return [value, f"[{f',{NO_BREAK}'.join(bounds)}]"] if len(bounds) == 2 else [value]
-
-
-def _places(size: float, most: int = 4) -> int:
-    """Return the places after the point that give `size` three digits, but two rather than more places than `most`."""
-    exponent = math.floor(math.log10(size)) if 0 < size < math.inf else 2
-    return max(0, 1 - exponent, min(2 - exponent, most))
-
-
-def verdict_text(effect: Effect) -> str:
-    """Return the verdict with its shape: `▲ better`; where there is no interval, that, and why."""
-    estimate = effect.estimate
-    if estimate is None:
-        return f"{MARKS['inconclusive']} {effect.reason or 'no pair'}"
-    if estimate.low is None and effect.verdict != "inconclusive":
-        return f"{MARKS[effect.verdict]} {effect.verdict} ({effect.reason})"
-    if estimate.low is None:
-        why = "one pair" if estimate.pairs == 1 else f"equal in all {estimate.pairs} pairs"
-        return f"{MARKS['inconclusive']} no interval ({why})"
-    return f"{MARKS[effect.verdict]} {effect.verdict}"
-
-
-def minus(text: str) -> str:
-    """Return text with a true minus sign, as wide as a plus."""
-    return text.replace("-", "−")
 
 
 def answer_lead(comparison: Comparison) -> str:
@@ -176,7 +65,7 @@ def _memory(effect: Effect) -> str:
     known = [effect.estimate.value, effect.estimate.low or 1.0, effect.estimate.high or 1.0]
     sign, what = (-1, "less") if effect.verdict == "better" else (1, "more")
     shares = sorted(100 * sign * (ratio - 1) for ratio in known)  # all above 0: the interval leaves out a ratio of 1
-    places = _telling(shares[:1], [0.0], 0)
+    places = telling_places(shares[:1], [0.0], 0)
     least, share, most = (f"{share:.{places}f}%" for share in shares)
     return f"with {share} {what} memory ({least} to {most})"
 
@@ -200,7 +89,7 @@ def scatter_text(effect: Effect, folds: int) -> str:
     """Say how far a difference scatters over pairs of runs and over rows: `± 0.0009 over seeds, ± 0.0031 over rows`."""
     over = "seeds" if folds == 1 else "folds and seeds"
     known = ((effect.seed_error, over), (effect.row_error, "rows"))
-    parts = [f"± {figure(error, 2)} over {what}" for error, what in known if error is not None]
+    parts = [f"{_error_text(error, effect.tolerance)} over {what}" for error, what in known if error is not None]
     text = f"standard error {', '.join(parts)}" if parts else ""
     if (
         folds == 1
@@ -213,12 +102,20 @@ def scatter_text(effect: Effect, folds: int) -> str:
     return text
 
 
+def _error_text(error: float, tolerance: float | None) -> str:
+    """Return a standard error; one that is nothing beside the tolerance only as the number that it is below."""
+    least = 0.0 if tolerance is None else 10.0 ** -places_for(tolerance)
+    if 0 < error < least / 2:
+        return f"below {least:.{places_for(tolerance or 0.0)}f}"
+    return f"± {figure(error, 2)}"
+
+
 def ruled_out(effect: Effect) -> str:
     """Say what an inconclusive interval still leaves out: `at most 0.038 worse, at most 0.012 better`."""
     if effect.estimate is None or effect.estimate.low is None or effect.estimate.high is None:
         return ""
     if effect.measure.kind == "ratio":
-        return f"from {_ratio(effect.estimate)[1].strip('[]').replace(f',{NO_BREAK}', ' to ')} times"
+        return f"from {ratio_texts(effect.estimate)[1].strip('[]').replace(f',{NO_BREAK}', ' to ')} times"
     scale, after = (100, " points") if effect.measure.unit == "share" else (1, "")
     worse, better = effect.estimate.high, -effect.estimate.low
     if not effect.measure.lower_is_better:
@@ -242,7 +139,7 @@ def _without_interval(effect: Effect) -> str:
 
 def _said_ratio(ratio: Estimate, what: str, *, invert: bool = False) -> str:
     """Return `3.04 times as fast (2.61 to 3.52)`."""
-    number, *interval = _ratio(ratio, invert=invert)
+    number, *interval = ratio_texts(ratio, invert=invert)
     bounds = "".join(interval).strip("[]").replace(f",{NO_BREAK}", " to ")
     return f"{number}{NO_BREAK}times {what} ({bounds.replace(' ', NO_BREAK)})"
 
@@ -340,6 +237,16 @@ def shorten(text: str, columns: int) -> str:
     while cell_len(head) + cell_len(tail) >= columns:
         head, tail = (head[:-1], tail) if cell_len(head) > cell_len(tail) else (head, tail[1:])
     return f"{head}…{tail}"
+
+
+def excerpt(text: str, characters: int) -> str:
+    """Return the beginning of a text on one line, cut between words where it is longer."""
+    text = " ".join(text.split())
+    if len(text) <= characters:
+        return text
+    head = text[: characters - 1]
+    whole = head.rpartition(" ")[0]
+    return f"{whole if len(whole) > characters // 2 else head}…"  # Japanese has no blanks
 
 
 def escape_markdown(value: Any) -> str:

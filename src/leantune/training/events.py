@@ -191,6 +191,8 @@ class Plan:
     seeds: tuple[int, ...]
     folds: tuple[int, ...]
     rows: int
+    note: str = ""
+    """What else a person should know of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
