@@ -8,9 +8,10 @@ counts), a hand-written loop over batches of like length, sentence-transformers'
 and with --onnx what `leantune export --format onnx --quantize int8` has written of the same run, in onnxruntime and in
 batches of like length. leantune tokenizes, plans, computes and puts the rows back in order, as
 `leantune.load(RUN).predict` does, and so do the peers.
-The peers take turns in every round; the first round warms up. With --new-rows each round predicts the next rows of the
-table, so that all rounds together are one long table. Prints the median of seconds (and the range), tokens a second,
-and the median over the rounds of each one's time over leantune's float32 time.
+The peers take turns in every round; the first round warms up. Each round prints its line of seconds. With --new-rows
+each round predicts the next rows of the table, so that all rounds together are one long table. Prints the median of
+seconds (and the range), tokens a second, and the median over the rounds of each one's time over leantune's float32
+time.
 """
 
 import argparse
@@ -76,6 +77,7 @@ def main() -> None:
             start = time.perf_counter()
             predict(part)
             seconds[name].append(time.perf_counter() - start)
+        print("round", *(f"{taken[-1]:.2f}" for taken in seconds.values()), flush=True)
     tokens = sum(lengths) / len(parts)
     for name, taken in seconds.items():
         kept = taken[1:]
