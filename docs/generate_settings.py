@@ -16,7 +16,11 @@ HEAD = """# Settings
 
 Every setting of a run, as it stands in a YAML file (`leantune train --config FILE.yaml`) or after `--set`
 (`--set optimizer.epochs=1`, `--set batching.micro_batch='{rows: 8}'`). A key that does not exist, or that the other
-settings make meaningless, is an error. `auto` never stays: the run folder's `config.yaml` says what it came to.
+settings make meaningless, is an error. leantune replaces each `auto` by a value before it trains; the run folder's
+`config.yaml` has these values. [Glossary](glossary.md) of the words.
+
+Most runs need few of them. These are the first to try: `optimizer.epochs`, `optimizer.learning_rate`,
+`tokens.max_length`, `evaluation.metric` and `fold`.
 
 Written by `python docs/generate_settings.py` from the docstrings in `src/leantune`; change it there.
 """

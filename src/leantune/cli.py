@@ -1,7 +1,9 @@
 """The command line. Heavy imports wait until a command runs, so that help and mistyped options answer at once."""
 
 # ruff: noqa: PLC0415
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from leantune.system.stopping import Stopped, listen
 from leantune.system.terminal import flush_standard_streams, hold_standard_streams, say
 
 app = typer.Typer(
-    help="Fine-tune a text encoder without waste, and know what each trick bought you.",
+    help="Fine-tune an encoder such as BERT on a table of texts, and compare ways to train.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,22 +30,37 @@ UsageError: Any = typer.BadParameter.__base__
 
 TABLE_HELP = "Table of rows: .csv, .tsv, .jsonl, .json, .parquet, .feather or .xlsx; .gz, .zst or .zip may follow."
 Targets = Annotated[
-    list[str] | None, typer.Option(metavar="COL", help="Column to learn; 'label_*', a,b or repeated for several.")
+    list[str] | None,
+    typer.Option(metavar="COL", help="Column to predict; for several: repeat it, or a,b, or 'label_*'."),
 ]
-Group = Annotated[str | None, typer.Option(metavar="COL", help="Column whose groups no fold may part.")]
+Group = Annotated[str | None, typer.Option(metavar="COL", help="Column of groups; no group is split between folds.")]
 Id = Annotated[
-    str | None, typer.Option("--id", metavar="COL", help="Column that names the rows; else `id` if there, or numbers.")
+    str | None,
+    typer.Option(
+        "--id", metavar="COL", help="Column that names the rows; default: `id` if there is one, else numbers."
+    ),
 ]
 
-MissingText = Annotated[str | None, typer.Option(help="A missing text: refuse, empty or drop (leave out the row).")]
-DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out the rows without a target.")]
-Decimal = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates decimals: . or a comma.")]
-Thousands = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates thousands, as in 1,500.")]
-LabelSeparator = Annotated[
-    str | None, typer.Option(metavar="CHAR", help="What separates the labels in a cell; else it is found.")
+MissingText = Annotated[
+    str | None, typer.Option(help="What a missing text is: refuse (error), empty, or drop (leave out the row).")
 ]
-Encoding = Annotated[str | None, typer.Option(metavar="NAME", help="Text encoding of DATA, such as cp932; else UTF-8.")]
-Delimiter = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates fields in CSV or TSV.")]
+DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows that have no target.")]
+Decimal = Annotated[
+    str | None, typer.Option(metavar="CHAR", help="Decimal separator of numbers: a point (default) or a comma.")
+]
+Thousands = Annotated[
+    str | None, typer.Option(metavar="CHAR", help="Thousands separator of numbers, such as the comma in 1,500.")
+]
+LabelSeparator = Annotated[
+    str | None,
+    typer.Option(metavar="CHAR", help="What separates several labels in a cell; default: found by the values."),
+]
+Encoding = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Text encoding of DATA, such as latin-1; default: utf-8.")
+]
+Delimiter = Annotated[
+    str | None, typer.Option(metavar="CHAR", help="What separates the fields of CSV or TSV, such as ';'.")
+]
 
 
 def _joined(text: list[str] | None, between: str) -> str:
@@ -59,36 +76,42 @@ def train(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help=TABLE_HELP)] = None,
     *,
     text: Annotated[
-        list[str] | None, typer.Option(metavar="COL", help="Column of the texts; twice for pairs of texts.")
+        list[str] | None, typer.Option(metavar="COL", help="Column of the texts; give it twice for pairs of texts.")
     ] = None,
     target: Targets = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="An encoder: folder, hub name, or `demo` (extra `demo`).")
+        str | None,
+        typer.Option(metavar="MODEL", help="An encoder: a folder, a name on the Hugging Face hub, or `demo`."),
     ] = None,
-    output: Annotated[Path, typer.Option(metavar="RUN", help="New folder for everything the run writes.")],
+    output: Annotated[Path, typer.Option(metavar="RUN", help="New folder for the model and all results.")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where RUN was stopped or killed; begin where nothing is there.")
+        bool, typer.Option("--resume", help="Continue a run that was stopped; start one if RUN holds none.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="With --resume: go on although data or settings have changed.")
+        bool, typer.Option("--force", help="With --resume: continue even if data or settings have changed.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options win.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options of the command override it.")
+    ] = None,
     assign: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optimizer.epochs=1.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optimizer.epochs=1; may be repeated."),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Table whose rows validate; then all rows of DATA train.")
+        Path | None, typer.Option(metavar="FILE", help="Table of validation rows; then all rows of DATA train.")
     ] = None,
     fold: Annotated[
         str | None,
         typer.Option(
-            metavar="N", help="The fold that validates, from 0; `all`: a model a fold; `none`: all rows train."
+            metavar="N",
+            help="Fold that validates, from 0 (default); `all`: a model for each fold; `none`: all rows train.",
         ),
     ] = None,
     id_column: Id = None,
     group: Group = None,
     join: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Join the columns of --text to one text, with this between.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Join the columns of --text into one text, with TEXT between them."),
     ] = None,
     missing_text: MissingText = None,
     drop_missing: DropMissing = False,
@@ -129,27 +152,30 @@ def train(
     loaded = load_run_config(config, given, assign or (), resumed=output if resume else None)
     for _ in Display.over(run(loaded, output, started_at=process_started_at(), resume=resume, force=force)):
         pass
+    say(f"leantune: finished; to predict: leantune predict {shlex.quote(str(output))} TABLE --output FILE", error=True)
     say(f"{output}")
 
 
 RUNS_HELP = "Folders of finished runs (several are averaged), then the table: .csv, .tsv, .jsonl or .parquet."
 Paths = Annotated[list[Path], typer.Argument(metavar="RUN... DATA", help=RUNS_HELP)]
 TextColumn = Annotated[
-    list[str] | None, typer.Option(metavar="COL", help="Column of the texts, where it is not the training's.")
+    list[str] | None, typer.Option(metavar="COL", help="Column of the texts, if its name is not the training's.")
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
-        metavar="W,W", help="What each run counts, such as 0.7,0.3, or fitted: by its validation rows; else alike."
+        metavar="W,W", help="Weight of each run, such as 0.7,0.3; or `fitted`, on the validation rows; default: equal."
     ),
 ]
-PrecisionOption = Annotated[str, typer.Option(help="fp32 repeats the run's own predictions; auto, bf16, fp16 or tf32.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Number format: fp32, which repeats the run's own predictions; auto, bf16, fp16 or tf32.")
+]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.")]
 Reading = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="data.KEY=VALUE", help="How DATA is read, such as data.encoding=cp932."),
+    typer.Option("--set", metavar="data.KEY=VALUE", help="How DATA is read, such as data.encoding=latin-1."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Write FILE anew where it is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 
 
 @app.command()
@@ -163,28 +189,28 @@ def predict(
     text: TextColumn = None,
     id_column: Id = None,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="COL", help="Column to copy into FILE; repeat for several.")
+        list[str] | None, typer.Option(metavar="COL", help="Column of DATA to copy into FILE; may be repeated.")
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(metavar="TABLE", help="Write the columns and the rows, in their order, of this table."),
+        typer.Option(metavar="TABLE", help="Write the columns and rows of this table, in its order."),
     ] = None,
     weights: Weights = None,
     decide: Annotated[
         str | None,
         typer.Option(
-            metavar="METRIC", help="Fit thresholds for this metric (f1, f1_macro, qwk, ...) and decide by them."
+            metavar="METRIC", help="Decide by thresholds that are fitted for METRIC (f1, f1_macro, qwk, ...)."
         ),
     ] = None,
     per_fold: Annotated[
-        bool, typer.Option("--per-fold", help="Add the values of each model, and their standard deviation.")
+        bool, typer.Option("--per-fold", help="Add the predictions of each model, and their standard deviation.")
     ] = False,
     precision: PrecisionOption = "fp32",
     device: Device = "auto",
     assign: Reading = None,
     force: Force = False,
 ) -> None:
-    """Predict a table of texts with a finished run; give the same command again after an interruption."""
+    """Predict a table of texts with a finished run. After an interruption, the same command continues."""
     threads.set_up_threads()
     from leantune.inference.file import (
         PredictOptions,
@@ -230,7 +256,10 @@ def evaluate(
     assign: Reading = None,
     force: Force = False,
 ) -> None:
-    """Tell how good a finished run is on a table with targets: metrics with intervals, beside simple answers."""
+    """Score a finished run on a table that has the targets.
+
+    Each metric has a 95% interval, and stands beside the constant answer and a linear model.
+    """
     threads.set_up_threads()
     from leantune.inference.evaluation import evaluate_and_show
     from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
@@ -257,28 +286,33 @@ def inspect(
     ] = None,
     *,
     text: Annotated[
-        list[str] | None, typer.Option(metavar="COL", help="Column of the texts; twice for pairs of texts.")
+        list[str] | None, typer.Option(metavar="COL", help="Column of the texts; give it twice for pairs of texts.")
     ] = None,
     target: Targets = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="An encoder: adds tokens, padding, times and settings.")
+        str | None, typer.Option(metavar="MODEL", help="An encoder; adds tokens, padding, times and proposed settings.")
     ] = None,
     output: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Write .html, .md, .json, or .yaml: the settings; may be repeated."),
+        typer.Option(
+            metavar="FILE", help="File to write: .html, .md or .json; .yaml has the settings only; may be repeated."
+        ),
     ] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Finding to leave out, such as LT403; repeat for several.")
+        list[str] | None, typer.Option(metavar="CODE", help="Finding to leave out, such as LT403; may be repeated.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options win.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file of settings; options of the command override it.")
+    ] = None,
     assign: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as tokens.max_length=128.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as tokens.max_length=128; may be repeated."),
     ] = None,
-    validation: Annotated[Path | None, typer.Option(metavar="FILE", help="Table whose rows validate.")] = None,
+    validation: Annotated[Path | None, typer.Option(metavar="FILE", help="Table of validation rows.")] = None,
     id_column: Id = None,
     group: Group = None,
 ) -> None:
-    """Show what is wrong with a table before training, what training costs, or where a finished run errs."""
+    """Look for problems in a table, or in a finished run. With --model it also measures what training costs."""
     threads.set_up_threads()
     from leantune.advice.inspecting import inspect_any
     from leantune.advice.inspection import check_output
@@ -306,8 +340,8 @@ def folds(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=TABLE_HELP)],
     *,
     target: Targets = None,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="CSV file to write: id,fold.")],
-    count: Annotated[int, typer.Option(help="How many folds.")] = 5,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="CSV file to write, with the columns id and fold.")],
+    count: Annotated[int, typer.Option(help="Number of folds.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
     kind: Annotated[str, typer.Option(help="auto, sturges, stratified, group, random or multilabel.")] = "auto",
     task: Annotated[str, typer.Option(help="auto, regression, binary, multiclass, multilabel or soft.")] = "auto",
@@ -322,7 +356,7 @@ def folds(
     assign: Reading = None,
     force: Force = False,
 ) -> None:
-    """Deal the rows of a table into folds, and write id,fold."""
+    """Assign the rows of a table to folds, and write them as CSV."""
     from leantune.runs.config import assign as set_value
     from leantune.runs.record import note_formulas, write_folds
     from leantune.system.settings import check
@@ -370,22 +404,31 @@ def folds(
 
 @app.command()
 def compare(
-    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="Recipes, seeds and folds.")],
+    experiment: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EXPERIMENT.yaml", help="The experiment: recipes, seeds and folds (docs/experiments.md)."
+        ),
+    ],
     *,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the runs and the report; finished runs stay.")],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the runs and the report; finished runs in it are kept.")
+    ],
     assign: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the experiment, such as base.data.limit=400."),
     ] = None,
     settle: Annotated[
-        int | None, typer.Option(metavar="N", help="Add seeds until every verdict is given: at most N in all.")
+        int | None, typer.Option(metavar="N", help="Add seeds until every recipe has a verdict; at most N seeds.")
     ] = None,
     repeat_disturbed: Annotated[
         bool,
-        typer.Option("--repeat-disturbed", help="Repeat runs before which the machine ran 20% slower or faster."),
+        typer.Option(
+            "--repeat-disturbed", help="Repeat runs for which the machine was 20% slower or faster than usual."
+        ),
     ] = False,
 ) -> None:
-    """Compare training recipes on the same rows, folds and seeds, with intervals."""
+    """Compare training recipes on the same rows, folds and seeds. Each difference has a 95% interval."""
     from leantune.experiments.experiment import compare as compare_recipes
 
     compare_recipes(
@@ -400,27 +443,38 @@ def compare(
 
 @app.command()
 def export(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs; several are an ensemble.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs; several make an ensemble.")
+    ],
     *,
     output: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.")],
     format: Annotated[str, typer.Option("--format", help="huggingface or onnx (extra `onnx`).")] = "huggingface",  # noqa: A002
-    fold: Annotated[str | None, typer.Option(metavar="N", help="The model of one fold; else those of all.")] = None,
+    fold: Annotated[
+        str | None, typer.Option(metavar="N", help="Write the model of one fold; default: those of all folds.")
+    ] = None,
     average: Annotated[
         bool,
-        typer.Option("--average", help="One model of several seeds: the mean of the weights, where it is as good."),
+        typer.Option(
+            "--average", help="Write one model for several seeds, the mean of their weights, if it is as good."
+        ),
     ] = False,
     quantize: Annotated[
-        str | None, typer.Option(metavar="int8", help="Add an ONNX file in 8 bits, where it is nearly as good.")
+        str | None, typer.Option(metavar="int8", help="Add an ONNX file in 8 bits, if it is nearly as good.")
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Of the gain over the constant answer, what int8 may lose; else 0.02."),
+        typer.Option(
+            metavar="SHARE", help="Share of the gain over the constant answer that int8 may lose; default: 0.02."
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Validation rows, where the run's table is not there any more.")
+        Path | None, typer.Option(metavar="FILE", help="Table of validation rows, if the run's own table is gone.")
     ] = None,
 ) -> None:
-    """Write a run's model for transformers, sentence-transformers or onnxruntime, and try it."""
+    """Write a run's model for other programs, and test it.
+
+    The programs are transformers, sentence-transformers and onnxruntime.
+    """
     threads.set_up_threads()
     from leantune.inference.exporting import export as export_runs
 
@@ -441,9 +495,9 @@ def export(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `leantune compare` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `leantune compare` wrote.")],
 ) -> None:
-    """Rebuild a comparison's report from its run folders."""
+    """Write the report of a comparison again, from its run folders."""
     from leantune.report.overview import show_comparison
     from leantune.report.pages import rebuild_report
     from leantune.training.events import heard
@@ -455,10 +509,16 @@ def report(
 @app.command()
 def demo(
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the comparison; else leantune-demo, numbered.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the comparison; default: leantune-demo, with a number if it is there."
+        ),
     ] = None,
 ) -> None:
-    """Compare four ways to fine-tune a small encoder on shipped sentences, offline."""
+    """Compare four ways to fine-tune a small encoder, offline.
+
+    The sentences come with leantune. The comparison takes minutes.
+    """
     from leantune.experiments.example import free_folder
     from leantune.experiments.experiment import demo as compare_demo
 
@@ -469,9 +529,9 @@ def demo(
 
 @app.command()
 def cache(
-    *, clear: Annotated[bool, typer.Option("--clear", help="Remove the files; later runs tokenize again.")] = False
+    *, clear: Annotated[bool, typer.Option("--clear", help="Remove the files; later runs then tokenize again.")] = False
 ) -> None:
-    """Show what tokens and yardsticks are kept of earlier runs, and how much room they take."""
+    """Show how much disk space the cache takes. It keeps tokens and yardsticks of earlier runs."""
     from leantune.tokens.cache import limit_bytes, list_files, remove_files, token_folder, yardstick_folder
 
     folder = token_folder()
@@ -505,10 +565,10 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
         error.show()
-        _suggest_setting(getattr(error, "option_name", ""))
+        _suggest_setting(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ())
         sys.exit(error.exit_code)
     except Stopped as stopped:
-        say(f"leantune: stopped by {stopped.name}", error=True)
+        say(f"leantune: stopped by {stopped.name}{' (Ctrl-C)' * (stopped.name == 'SIGINT')}", error=True)
         raise
     except LeantuneError as error:
         say(f"leantune: {error}", error=True)
@@ -517,12 +577,13 @@ def main() -> None:
         flush_standard_streams()
 
 
-def _suggest_setting(option: str) -> None:
-    """Say how a setting is given that was taken for an option, such as `--epochs`."""
+def _suggest_setting(option: str, possible: Sequence[str]) -> None:
+    """Say how a setting is given that was taken for an option, such as `--epochs`, unless an option gives it, too."""
     if not option.startswith("--"):
         return
     from leantune.runs.config import Config
     from leantune.system.settings import nearest_setting
 
     for name in nearest_setting(option.lstrip("-").replace("-", "_"), Config):
-        say(f"It is a setting: --set {name}=VALUE", error=True)
+        if f"--{name.rpartition('.')[2]}" not in possible:
+            say(f"It is a setting: --set {name}=VALUE", error=True)

@@ -361,7 +361,8 @@ def test_the_summary_tells_what_the_run_cost():
         ("time", "12 min 05 s: training 10 min 05 s, start-up 12.3 s, evaluation 1 min 05 s, saving 0.5 s"),
         (
             "speed",
-            "12,346 tokens/s, 12.5% padding, 35% of the 405 GFLOP/s measured here (bfloat16 2048 x 2048 x 2048)",
+            "12,346 tokens/s, 12.5% padding, 35% of the rate of matrix products here (405 GFLOP/s, bfloat16 2048 x "
+            "2048 x 2048)",
         ),
         ("memory", "3.0 GiB process"),
     ]

@@ -209,7 +209,7 @@ def _describe_copies(table: Table, copies: NearCopies) -> Part:
         for one, other in [copies.pairs[place]]
     )
     said = f"{copies.compared:,} rows were compared; {len(copies.pairs):,} pairs share 80% or more of their runs of 5 "
-    said += "characters. The findings above say how many of them are parted by the folds."
+    said += "characters. The findings above say how many of them have one text in training and the other in validation."
     blocks: list[Block] = [Paragraph(text=said)]
     if lines:
         blocks.append(Cells(head=("rows", "alike", "texts"), lines=lines, has_texts=True))

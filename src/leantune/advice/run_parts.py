@@ -226,12 +226,12 @@ def describe_errors(answers: Answers) -> Part:
 def _confusions(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> Iterator[Block]:
     if len(labels) <= MOST_CLASSES_SHOWN:
         yield Cells(
-            head=("target \\ prediction", *labels, "recall"),
+            head=("target", *labels, "recall"),
             lines=tuple(
                 (name, *(f"{count:,}" for count in line), f"{line[place] / max(1, line.sum()):.0%}")
                 for place, (name, line) in enumerate(zip(labels, matrix, strict=True))
             ),
-            caption="Confusion matrix: rows of each class by what was predicted.",
+            caption="Confusion matrix. A line is a class of the target; the columns count the predictions for its rows.",
         )
         return
     yield Cells(
@@ -364,8 +364,9 @@ def describe_doubts(answers: Answers) -> Part:
             Finding(
                 code="LT601",
                 severity="note",
-                found=f"{count_rows(count)} of {len(found.rows):,} are probably labelled wrongly, such as row "
-                f"{answers.name(int(rows[0]))}: {answers.truth(int(rows[0]))}, and the model says {other[0]}",
+                found=f"{count_rows(count)} of {len(found.rows):,} {'is' if count == 1 else 'are'} probably labelled "
+                f"wrongly, such as row {answers.name(int(rows[0]))}: {answers.truth(int(rows[0]))}, and the model says "
+                f"{other[0]}",
                 advice="look at the rows that the page lists, and correct those that are wrong",
             )
         )

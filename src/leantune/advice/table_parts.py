@@ -359,7 +359,7 @@ def _more_rows(
         code="LT502",
         severity="note",
         found=f"the learning curve of the linear model still rises: {said}",
-        advice="weigh the cost of more rows against that of training: the next doubling brings about as much, or less",
+        advice="more rows would probably help: expect of twice as many rows what the last doubling gained, or less",
     )
     return f"More rows would help the linear model: {said}.", [finding]
 

@@ -63,20 +63,21 @@ class BatchingSettings(Section):
     """How rows become batches."""
 
     batch_size: int = Field(default=32, ge=1)
-    """Rows an optimizer step, whatever the micro-batches, layout and number of processes."""
+    """Number of rows in an optimizer step, however they are computed (`micro_batch`, `layout`)."""
 
     micro_batch: Literal["auto"] | MicroBatch = "auto"
-    """What is computed at once: `auto`, `{rows: 8}` or `{tokens: 4096}`. Changes memory and time, not
-    what is learned."""
+    """How much is computed at once: `auto`, `{rows: 8}` or `{tokens: 4096}`. It changes memory and time, and not what
+    is learned."""
 
     order: Order = "random"
-    """Which rows share an optimizer step: any, or rows of like length. The latter pads less, but changes what is
-    learned: batches are less varied, and some trainings become unstable."""
+    """Which rows share an optimizer step: any rows (`random`), or rows of similar length (`uniform_length`).
+    `uniform_length` needs less padding, but changes what is learned: batches are less varied, and some trainings
+    become unstable."""
 
     layout: Literal["auto", "fixed", "dynamic", "packed"] = "auto"
-    """How rows lie in a micro-batch: all padded to the longest of the table (fixed), to the longest of the micro-batch
-    (dynamic), or one after the other in a single row with next to no padding (packed). Changes memory and time, not
-    what is learned. auto is packed where the architecture allows it, else dynamic."""
+    """How the rows of a micro-batch become one tensor: padded to the longest row of the table (`fixed`), padded to the
+    longest row of the micro-batch (`dynamic`), or joined into one long row almost without padding (`packed`). It
+    changes memory and time, and not what is learned. auto is packed where the architecture allows it, else dynamic."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,17 +25,17 @@ class ModelSettings(Section):
     """Which encoder, and how it is changed before training."""
 
     name: str
-    """A folder, a hub name, or `demo`: the small encoder of the extra `demo`."""
+    """A folder, a name on the Hugging Face hub, or `demo`: the small encoder of the extra `demo`."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; null is its main branch."""
     head: Literal["auto", "keep", "new"] = "auto"
-    """Whether training begins at the checkpoint's own classification head. auto keeps one that was made for the same
-    kind of task and the same labels, by name and in any order, and otherwise begins a new one; keep asks for as many
-    outputs, and takes them in their order where the names differ."""
+    """Whether training begins with the classification head of the model's checkpoint or with a new, random one. auto
+    keeps a head that was made for the same kind of task and for labels of the same names, in any order. keep requires a
+    head with the right number of outputs; if the names of its labels differ, they are taken in their order."""
     dropout: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = "auto"
-    """Probability of dropping a hidden value, also before the head; auto is 0, and null is the model's own."""
+    """Dropout of hidden values, also before the head: a probability. auto is 0, and null is the model's own value."""
     attention_dropout: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = "auto"
-    """Probability of dropping an attention weight; as `dropout`."""
+    """Dropout of attention weights: a probability. auto is 0, and null is the model's own value."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
 

@@ -93,7 +93,7 @@ def duplicates(table: Table, copies: NearCopies) -> Iterator[Finding]:
             f"{shown(table.texts[0][row].as_py(), 50)} ({table.describe_place(row)})"
         )
     if near:
-        parts.append(f"{count_rows(near)} are nearly like another row (80% or more)")
+        parts.append(f"{count_rows(near)} share 80% or more of their text with another row")
     if copies.compared < len(table):
         parts.append(f"near copies were looked for among {copies.compared:,} rows (at most {MOST_TEXTS:,})")
     yield Finding(

@@ -38,12 +38,13 @@ class Config(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     fold: int | Literal["all", "none"] = Field(default=0, union_mode="left_to_right")
-    """The fold that validates; `all` trains one model a fold, and `none` one model on all rows, without validation."""
+    """The fold that validates; the others train. `all` trains one model for each fold, and `none` one model on all
+    rows, without validation."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Draws the head, the dropout and the order of rows."""
+    """Seed of the random numbers of the training: a new head, the dropout and the order of the rows."""
     deterministic: bool = False
-    """On a GPU, use only operations that repeat themselves to the bit, which is slower, and fail where there is none; a
-    CPU's always do."""
+    """On a GPU: use only operations that give the same bits each time. This is slower, and the run fails where there is
+    no such operation. On a CPU it changes nothing."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 

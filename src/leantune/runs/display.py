@@ -184,8 +184,8 @@ def summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
             + (
                 "operations not counted"
                 if overall["model_flops_utilization"] is None
-                else f"{overall['model_flops_utilization']:.0%} of the {rate['flops_per_second'] / 1e9:,.0f} GFLOP/s "
-                f"measured here ({rate['measured_on']})"
+                else f"{overall['model_flops_utilization']:.0%} of the rate of matrix products here "
+                f"({rate['flops_per_second'] / 1e9:,.0f} GFLOP/s, {rate['measured_on']})"
             ),
         )
     )

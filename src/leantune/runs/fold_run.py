@@ -124,7 +124,7 @@ def run_fold(
         yield from _prove_saved(keeper.model_folder, prepared, fold, own)
     except Stopped as stopped:
         if state.step and not stopped.at_once:
-            text = f"{stopped.name}: saving a checkpoint, from which --resume goes on; stop once more to leave at once"
+            text = f"{stopped.name}: saving a checkpoint; --resume continues from it; stop once more to leave at once"
             yield Note(about="stop", text=text)
             yield keeper.save()
         raise

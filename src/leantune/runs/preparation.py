@@ -419,7 +419,10 @@ def _describe_folds(config: Config, folds: Folds) -> str:
     if folds.kind == "none":
         return "all rows train, none validate"
     if not folds.holdout:
-        return f"{folds.count} folds ({folds.kind}), trained: {config.fold}"
+        trained = (
+            "each validates one model" if config.fold == "all" else f"fold {config.fold} validates, the others train"
+        )
+        return f"{folds.count} folds ({folds.kind}); {trained}"
     where = f"column {config.data.fold!r} says so" if config.data.validation is None else str(config.data.validation)
     counts = [len(rows(0)) for rows in (folds.training_rows, folds.validation_rows)]
     return f"no folds are made: {counts[0]:,} rows train, {counts[1]:,} validate ({where})"

@@ -44,18 +44,19 @@ def fold_number(name: str) -> FoldNumber:
 
 
 class FoldSettings(Section):
-    """How rows are dealt into folds."""
+    """How rows are assigned to folds."""
 
     count: int = Field(default=5, ge=2)
-    """Number of folds; each validates on about one row in `count`."""
+    """Number of folds. With 5, each fold validates on about a fifth of the rows."""
 
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
-    """Seed of the shuffling. Apart from the training seed, so that runs with other seeds validate on the same rows."""
+    """Seed that shuffles the rows before they are assigned. It is not the seed of the training, so that runs with
+    different training seeds validate on the same rows."""
 
     kind: Literal["auto", "sturges", "stratified", "group", "random", "multilabel"] = "auto"
-    """How rows are spread. `auto` keeps groups together where there are groups, and otherwise gives every fold its
-    share of the target: of its range (`sturges`), its classes (`stratified`; of shares, the most
-    probable ones) or its labels (`multilabel`)."""
+    """How rows are assigned. `auto` is `group` where `data.group` is set. Otherwise it makes the target similar in
+    every fold: its range (`sturges`), its classes (`stratified`; of shares, the most probable class) or its labels
+    (`multilabel`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -153,7 +153,9 @@ def _checked_kind(path: Path, options: ReadOptions) -> str:
     try:
         path.stat()
     except OSError as error:
-        raise TableError(f"{path}: found no readable file ({error.strerror}); correct {options.setting}") from None
+        raise TableError(
+            f"{path}: found no readable file ({error.strerror}); correct the path ({options.setting})"
+        ) from None
     kind, compression = file_format(path)
     if path.is_dir():
         return checked_folder(path, options.setting)

@@ -58,63 +58,65 @@ class DataSettings(Section):
 
     path: Path | InstanceOf[MemoryTable]
     """CSV, TSV, JSON (lines, or one array), Parquet, Arrow or Excel, by its name: .csv, .tsv, .jsonl, .ndjson, .json,
-    .parquet, .feather, .arrow or .xlsx (extra `excel`); .gz, .zst or .zip may follow all but the last. A folder of
-    .parquet parts, or one that `Dataset.save_to_disk` wrote, is one table. The word `memory` stands for a table that a
-    program gave to `leantune.train`, which must give it again."""
+    .parquet, .feather, .arrow or .xlsx (extra `excel`). All but .xlsx may be compressed: .gz, .zst or .zip follows the
+    name. A folder of .parquet parts, or one that `Dataset.save_to_disk` wrote, is one table. The word `memory` stands
+    for a table that a program gave to `leantune.train`, which must give it again."""
 
     validation: Path | InstanceOf[MemoryTable] | None = None
-    """A second file, with the same columns, whose rows validate: all rows of `path` train, and no folds are made. Null
-    takes the rows that validate from `path`."""
+    """A second file, with the same columns, whose rows validate. Then all rows of `path` train, and no folds are made.
+    Null makes folds from `path`."""
 
     text: _Columns = ()
-    """Column of the texts, or two columns for pairs of texts; with `template`, the columns that it joins."""
+    """Column of the texts, or two columns for pairs of texts. With `template`: the columns that it joins."""
 
     template: str | None = None
     """How several columns become one text, such as `{title}: {body}`: each column of `text` between braces. Null joins
     none."""
 
     missing_text: Literal["refuse", "empty", "drop"] = "refuse"
-    """What a missing text is: an error, an empty text, or a reason to leave out the row; `drop` also leaves out rows
-    whose text is empty, for that is how CSV writes a missing one. Where a run predicts, `drop` reads an empty text."""
+    """What to do with a row that has no text: stop with an error (`refuse`), read an empty text (`empty`), or leave the
+    row out (`drop`). `drop` also leaves out rows whose text is empty, since CSV writes a missing text so. A finished
+    run that predicts leaves no row out: there `drop` reads an empty text."""
 
     target: _Columns = ()
-    """Column to predict; several for several numbers, for labels of 0 and 1, or for shares of classes. `label_*` stands
-    for all columns that fit it, and `a,b` for two, unless a column has that very name."""
+    """Column to predict, or several: several numbers, labels of 0 and 1, or shares of classes. `label_*` stands for all
+    columns whose names fit it, and `a,b` for two columns, unless a column has exactly that name."""
 
     id: str | None = None
-    """Column that names each row, no two of a file alike. Null takes a column `id` whose cells all differ, where files
-    have one, and else numbers the rows of each file from 0."""
+    """Column that names each row; no two rows of a file may have the same name. Null takes the column `id` if there is
+    one and its cells all differ, and otherwise numbers the rows of each file from 0."""
 
     group: str | None = None
-    """Column whose equal values must not be parted by the folds (author, article), or null."""
+    """Column of groups, such as authors or articles. Rows of one group are always in the same fold. Null is no
+    groups."""
 
     weight: str | None = None
-    """Column of each row's weight in the loss (0 or more, of any scale), or null for equal weights."""
+    """Column of each row's weight in the loss: 0 or more, of any scale. Null is equal weights."""
 
     fold: str | None = None
-    """Column of the fold in which each row validates: a whole number from 0, or two names such as train and validation
-    (also training; valid, val, dev or test). Null makes folds."""
+    """Column with the fold in which each row validates: a whole number from 0. It may also hold two names: train (or
+    training) and validation (or valid, val, dev, test). Null makes folds."""
 
     task: Literal["auto", "regression", "binary", "multiclass", "multilabel", "soft"] = "auto"
-    """What the target is; auto decides by its values and says why. `soft`, which auto never takes: the targets are the
-    shares of classes, 0 or more, which add up to 1 in each row."""
+    """What the target is. auto decides by its values, and says why. auto never chooses `soft`: there the targets are
+    the shares of classes, 0 or more, which add up to 1 in each row."""
 
     drop_missing: bool = False
     """Leave out the rows whose target is missing: empty, or a mark such as NA, nan or - ."""
 
     decimal: Literal[".", ","] = "."
-    """What separates the decimals of numbers in target and weight columns."""
+    """Decimal separator of numbers in target and weight columns."""
 
     thousands: Literal[",", ".", " ", "'"] | None = None
-    """What separates thousands in numbers of target and weight columns, as in `1,500`. Null allows nothing there, but
-    a point where `decimal` is a comma (`1.500,25`)."""
+    """Thousands separator of numbers in target and weight columns, as in `1,500`. Null allows none; but where `decimal`
+    is a comma, it allows a point (`1.500,25`)."""
 
     class_case: Literal["distinct", "same"] | None = None
     """Whether classes that differ only in case (yes, Yes) are distinct or the same; null refuses them."""
 
     label_separator: str | None = None
-    """What separates the labels in a cell of one target column, such as | in `joy|anger`; an empty cell has no label.
-    Null finds it where cells share labels, and says so."""
+    """What separates the labels in a cell of one target column, such as | in `joy|anger`. An empty cell has no label.
+    Null looks for a separator, and says which one it found."""
 
     encoding: str = "utf-8"
     """Text encoding of CSV, TSV and JSON lines, by Python's names (cp932, latin-1, utf-16)."""
@@ -123,11 +125,11 @@ class DataSettings(Section):
     """One ASCII character between the fields of CSV or TSV; null is a tab for .tsv and a comma for .csv."""
 
     quoting: Literal["standard", "none"] | None = None
-    """Of CSV and TSV: `standard` takes a quotation mark at the start of a cell for the start of a quoted one; to `none`
-    it is a part of the text. Null is standard, and refuses a quoted cell whose lines look like rows."""
+    """For CSV and TSV: whether a quotation mark at the start of a cell begins a quoted cell (`standard`) or is a part
+    of the text (`none`). Null is `standard`, but refuses a quoted cell whose lines look like rows."""
 
     sheet: str | None = None
-    """Of Excel: the sheet to read; null takes the only one."""
+    """For Excel: the sheet to read. Null takes the only one."""
 
     limit: int | None = Field(default=None, ge=1)
     """Read only the first rows of each file, this many, for a trial; null reads all."""

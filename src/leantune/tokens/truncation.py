@@ -25,36 +25,36 @@ class TokenSettings(Section):
     """How much of long texts the model reads."""
 
     max_length: Literal["auto"] | int = "auto"
-    """Most tokens of a row, special tokens included; auto is the model's limit: without padding a limit costs nothing,
-    and nothing is cut that the model could read."""
+    """Most tokens of a row, special tokens included. auto is the model's limit, so that nothing is cut that the model
+    can read. With packed rows, which have no padding, a high limit costs no time on short texts."""
 
     truncation: Literal["head", "tail", "head_tail", "windows"] = "head_tail"
-    """What is read of a row that is too long: its first tokens, its last, both ends, where most texts say most, or all
-    of it in overlapping windows, of which each is as long as allowed. A row has one prediction, made from those of its
-    windows."""
+    """What is read of a row that is too long: its first tokens (`head`), its last tokens (`tail`), both (`head_tail`),
+    or all of it in several overlapping windows (`windows`), each as long as `max_length`. With windows a row still has
+    one prediction, which is made from those of its windows."""
 
     head_fraction: float = Field(default=0.5, ge=0, le=1)
-    """With head_tail: the share of the kept tokens that come from the text's start, rounded half up to whole tokens;
-    half, since neither end is known to matter more. 1 is head, 0 is tail."""
+    """With head_tail: the share of the kept tokens that come from the start of the text, rounded half up to whole
+    tokens. The default is half, since neither end is known to matter more. 1 is head, 0 is tail."""
 
     stride: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """With windows: tokens from the start of a window to the start of the next; the last window ends where the text
-    ends, so it may start earlier. auto is half of the text tokens that fit into a window. Of a pair, the longer text is
-    read in windows, each beside the whole shorter one; where both are longer than half of what fits, both move on
-    together."""
+    """With windows: the number of tokens from the start of a window to the start of the next. The last window ends
+    where the text ends, so it may start earlier. auto is half of the text tokens that fit into a window. Of a pair, the
+    longer text is read in windows, and each window also has the whole shorter text; where both texts are longer than
+    half of what fits, both are read in windows, side by side."""
 
     window_pooling: Literal["mean", "max"] = "mean"
-    """With windows: what a row's prediction is of the values or probabilities of its windows, their mean or their
-    maximum. The maxima of classes, which add up to more than 1, are divided by their sum."""
+    """With windows: whether a row's prediction is the mean or the maximum of the values or probabilities of its
+    windows. The maxima of classes add up to more than 1, and are divided by their sum."""
 
     training_windows: Literal["one", "all"] = "one"
-    """With windows: what an epoch reads of a long row. `one` takes another window in each epoch, and costs no more than
-    cutting; after as many epochs as a row has windows, each was read once. `all` reads all of them, and the row's loss
-    is the mean of theirs. Evaluation and prediction always read all."""
+    """With windows: what an epoch reads of a long row. `one` reads one window, another in each epoch, which costs no
+    more than cutting the text; after as many epochs as a row has windows, each was read once. `all` reads all windows,
+    and the row's loss is the mean of their losses. Evaluation and prediction always read all windows."""
 
     unknown: Literal["refuse", "allow"] = "refuse"
-    """What to do where more than 90 percent of all tokens are unknown to the tokenizer, as with texts in a script that
-    it does not have: refuse to train, or allow it with a warning."""
+    """What to do if more than 90 percent of all tokens are unknown to the tokenizer, for example since it does not have
+    the script of the texts: refuse to train, or allow it with a warning."""
 
     used_only_with: ClassVar = {
         "head_fraction": ("truncation", frozenset({"head_tail"})),

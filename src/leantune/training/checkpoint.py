@@ -73,13 +73,14 @@ class SaveEverySteps(Section):
 
 
 class CheckpointSettings(Section):
-    """How often a run is saved so that it can go on after an interruption (`--resume`)."""
+    """How often a run is saved, so that `--resume` can continue it after an interruption."""
 
     every: Literal["epoch"] | SaveEverySteps | SaveEverySeconds = SaveEverySeconds(seconds=300)
-    """`{seconds: n}`, `{steps: n}` or `epoch`. Seconds become more where saving would take over 2 percent of the time.
-    Does not change what is learned; a run that is stopped by SIGTERM or Ctrl-C saves once more."""
+    """`{seconds: n}`, `{steps: n}` or `epoch`. An interval in seconds is made longer if saving would take more than 2
+    percent of the time. It does not change what is learned. A run that is stopped by SIGTERM or Ctrl-C is saved,
+    too."""
     keep: bool = False
-    """Keep the last two checkpoints when the run is finished, 16 bytes a weight each; else they are removed."""
+    """Keep the last two checkpoints when the run is finished. Each takes 16 bytes for each weight of the model."""
 
     def is_due(self, step: int, steps_per_epoch: int) -> bool:
         """Tell whether a checkpoint follows step `step`, from 1; never where checkpoints come by time."""

@@ -27,16 +27,18 @@ class EveryFraction(Section):
 
 
 class EvaluationSettings(Section):
-    """When to look at the validation rows, and which metric chooses the best weights."""
+    """When the validation rows are predicted, and which metric chooses the best weights."""
 
     every: Literal["epoch"] | EverySteps | EveryFraction = "epoch"
-    """`epoch`, `{steps: n}` or `{fraction: f}` of an epoch; the last step is always evaluated."""
+    """After each `epoch`, after `{steps: n}`, or after a share of an epoch, `{fraction: f}`. The end of the training is
+    always evaluated."""
     metric: Literal["auto"] | MetricName = "auto"
     """The metric that chooses the best evaluation; auto is rmse for regression and log_loss for classes, labels and
     shares."""
 
     patience: int | None = Field(default=None, ge=1)
-    """End the training after so many evaluations in a row without a better one; null trains to the end."""
+    """Early stopping: end the training after so many evaluations in a row without a better one. Null trains to the
+    end."""
 
     def is_due(self, step: int, *, steps_per_epoch: int, total_steps: int) -> bool:
         """Tell whether an evaluation follows step `step`, counted from 1: the first one at or after each interval."""

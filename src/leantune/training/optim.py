@@ -17,19 +17,20 @@ class OptimizerSettings(Section):
     """How long and how fast to learn."""
 
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    """Largest learning rate, reached at the end of the warm-up; auto goes by the encoder's size: 2e-4 for MiniLM, 3e-5
-    for BERT-base, 1e-5 for BERT-large."""
+    """Largest learning rate, reached at the end of the warm-up. auto depends on the size of the encoder: 2e-4 for
+    MiniLM, 3e-5 for BERT-base, 1e-5 for BERT-large."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled decay of the layers' matrices; biases, norms and embeddings are not decayed."""
+    """Weight decay of AdamW. It applies to the matrices of the layers, and not to biases, norms and embeddings."""
     epochs: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Passes over the training rows; auto is 3, and up to 20 where 3 would be less than 200 optimizer steps, and 3 more
-    for each class beyond two."""
+    """Passes over the training rows. auto is at least 3 and at most 20: as many as give 200 optimizer steps, and 3
+    steps more for each class or label beyond two."""
     max_steps: int | None = Field(default=None, ge=1)
-    """End after so many optimizer steps, if the epochs have as many; null trains all epochs."""
+    """Largest number of optimizer steps; the training ends there. Null trains all epochs."""
     schedule: Schedule = "linear"
-    """How the learning rate falls after the warm-up: to zero in a line or a half cosine, or not at all."""
+    """How the learning rate falls after the warm-up: to zero along a line or a half cosine, or not at all
+    (`constant`)."""
     warmup_fraction: float = Field(default=0.06, ge=0, le=1)
-    """Share of all steps in which the learning rate rises in a line."""
+    """Share of all steps that are warm-up, in which the learning rate rises along a line."""
     gradient_clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of a step's gradient; a larger one is scaled down to it. Null does not clip."""
 

@@ -28,14 +28,15 @@ class LossSettings(Section):
     """What is minimised."""
 
     standardize: bool = True
-    """Regression: learn each target in standard deviations from its mean over the training rows, so that its unit does
-    not matter and several targets count alike. Metrics, predictions and the saved model are in the table's units."""
+    """Regression: subtract from each target its mean over the training rows, and divide by its standard deviation. The
+    unit of a target then does not matter, and several targets count alike. Metrics, predictions and the saved model
+    stay in the table's units."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: every class counts alike, however rare it is; of labels, the rows that have one and those that do not
-    have it count alike."""
+    """`balanced` weighs rows so that each class counts alike in the loss, however rare it is. For labels: the rows that
+    have a label count as much in all as the rows that do not have it."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the probability that is asked to be spread evenly over all classes; labels are asked to come this much
-    nearer to one half."""
+    """Label smoothing: this share of the target probability is spread evenly over all classes. For labels, the target
+    0 or 1 moves by this share towards one half."""
 
 
 @dataclass(frozen=True, kw_only=True)
