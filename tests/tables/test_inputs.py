@@ -420,18 +420,18 @@ def test_hostile_files_are_read_or_refused_without_a_traceback(
 
 
 POLLOCK = """
-## Polluted files
+## Damaged files
 
 [Pollock](https://github.com/HPI-Information-Systems/Pollock) has 2,290 CSV files with one pollution each.
 `python benchmarks/pollock.py Pollock` (2026-11-26) compares every cell with the suite's clean version: 10 files are
-read right, 2,233 are refused, 47 are read with other cells than the clean ones and with a sentence about it, and none
-is wrong in silence.
+read as the clean version, 2,233 are refused, 47 are read with other cells than the clean ones and with a sentence
+about it, and none is read wrongly without a message.
 
 - The 47 lack the delimiter before a quoted cell that holds another (`$78.07"Dining Table, Round 48"`), so that the row
   has as many cells as the header by chance. What was meant could only be guessed: the row is named, and read as it is.
 - Nearly all that are refused have a row with a delimiter too many or too few, or a stray quotation mark, and the
   message names the row. The suite's own delimiter is given to the reader where it is one character.
-- Before these checks, the reader had the same 10 right, and 49 wrong in silence.
+- Before these checks, the reader read the same 10 as the clean version, and 49 wrongly without a message.
 
 [Memory and time of large tables](results/2026-11-26-large-tables.md).
 """
@@ -457,9 +457,12 @@ def page(folder: Path) -> str:
         rows.append(f"| {title}{given} | {verdict} | {cell} |")
     return (
         "# Tables: what is read, and how\n\n"
-        "Each line is a kind of table, what leantune makes of it, and what it says. The page is made by\n"
-        "tests/tables/test_inputs.py, which also follows each remedy.\n\n"
-        "| table | read as | what is said |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n" + POLLOCK
+        "A table has the names of its columns in the first line, and then one row for each text or pair of texts. Many\n"
+        "tables need nothing more than `--text` and `--target`. This page lists tables that need more, and others that\n"
+        "are often asked about: what the task is (or that the table is refused), and what leantune says. Most messages\n"
+        "name a [setting](settings.md): give it with `--set NAME=VALUE`.\n\n"
+        "The page is made by tests/tables/test_inputs.py, which also tries what each message advises.\n\n"
+        "| table | task | what leantune says |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n" + POLLOCK
     )
 
 

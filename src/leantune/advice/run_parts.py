@@ -231,7 +231,7 @@ def _confusions(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> Iterator[
                 (name, *(f"{count:,}" for count in line), f"{line[place] / max(1, line.sum()):.0%}")
                 for place, (name, line) in enumerate(zip(labels, matrix, strict=True))
             ),
-            caption="Confusion matrix. A line is a class of the target; the columns count the predictions for its rows.",
+            caption="Confusion matrix. A line is a class of the target, a column a predicted class.",
         )
         return
     yield Cells(

@@ -381,8 +381,8 @@ def _method(plan: Plan, tolerance: Tolerance) -> tuple[str, ...]:
     where = "All runs validate on fold" if len(plan.folds) == 1 else "Runs validate on folds"
     recipes = list(plan.recipes)[1:]
     return (
-        "The verdict is what the shown interval says. Better or worse: the interval leaves out no difference. As good: "
-        "it lies within the tolerance, even if it leaves out no difference. Inconclusive: neither; there may be a "
+        "The verdict is what the shown interval says. Better or worse: the interval does not contain 0 (of a ratio: 1). "
+        "As good: it lies within the tolerance, whether it contains 0 or not. Inconclusive: neither; there may be a "
         "difference or none.",
         tolerance.said,
         *describe_pooled(recipes),
@@ -515,7 +515,7 @@ def _disturbed(runs: Mapping[str, RunResult]) -> Iterator[str]:
         slowest, fastest = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
         if found[fastest] > DISTURBED * found[slowest]:
             yield (
-                f"The machine did not run alike: a product of matrices ({product}) reached "
+                f"The speed of the machine varied: a product of matrices ({product}) reached "
                 f"{found[slowest] / 1e9:,.0f} GFLOP/s before {slowest} and {found[fastest] / 1e9:,.0f} before "
                 f"{fastest}. Something else was running, or the machine was throttled: look at the times with care, or "
                 "repeat these runs with --repeat-disturbed."

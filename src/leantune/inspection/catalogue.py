@@ -93,7 +93,7 @@ CHECKS = (
         "correlated_targets",
         "targets",
         finds="Two targets that are nearly the same.",
-        how="Pearson correlation of the target columns; above 0.95 either way.",
+        how="Pearson correlation of the target columns; above 0.95 or below -0.95.",
         why="The second target adds next to nothing, and counts twice in the mean over the targets.",
     ),
     _check(
@@ -215,7 +215,7 @@ CHECKS = (
         "run",
         finds="Groups or lengths on which the error is much larger.",
         how="The mean error of each part with 20 rows or more, compared with that of all other rows: more than 4 "
-        "standard errors apart, and half as large again.",
+        "standard errors apart, and more than 1.5 times as large.",
         why="One number for all rows hides it.",
     ),
 )

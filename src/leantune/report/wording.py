@@ -172,7 +172,7 @@ def settling(comparison: Comparison) -> tuple[str, str]:
     cheap = [seeds for seeds in known.values() if seeds <= MOST_SEEDS_TO_PASTE] or [min(known.values())]
     text = (
         f"To settle the rest, more seeds are needed: {_listed(parts, 'and')}, if the runs go on as they did. Looking "
-        "again after adding seeds makes false verdicts likelier than 5 in 100."
+        "again after adding seeds makes false verdicts more frequent than 5 in 100."
     )
     return text, _with_seeds(comparison, max(cheap))
 
