@@ -138,6 +138,13 @@ def test_a_setting_that_was_taken_for_an_option_is_told_with_set(
     assert err.splitlines()[-1] == message
 
 
+def test_a_misspelt_option_is_not_told_to_be_a_setting(leantune: Any) -> None:
+    code, _, err = leantune("train", "--output", "run", "--txt", "excerpt")
+    assert code == 2
+    assert "--text" in err
+    assert "It is a setting" not in err
+
+
 def test_an_option_that_is_like_nothing_is_only_refused(leantune: Any) -> None:
     code, _, err = leantune("train", "--output", "run", "--zzz", "1")
     assert code == 2
@@ -316,11 +323,15 @@ def test_version_and_help_answer_without_heavy_imports() -> None:
 
 
 def test_help_fits_80_columns() -> None:
-    for command in ([], ["train"], ["folds"], ["compare"], ["report"], ["demo"]):
+    commands = ("train", "predict", "evaluate", "inspect", "folds", "compare", "export", "report", "demo", "cache")
+    for command in ([], *([name] for name in commands)):
         done = subprocess.run(
             [sys.executable, "-m", "leantune", *command, "--help"], capture_output=True, text=True, check=True
         )
         assert max(map(len, done.stdout.splitlines())) <= 80
+        if not command:
+            assert all(f"  {name} " in done.stdout for name in commands)
+            assert "..." not in done.stdout.partition("Commands:")[2], "a summary is cut off"
 
 
 def test_a_demo_takes_the_next_free_folder(tmp_path: Path) -> None:

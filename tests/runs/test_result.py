@@ -55,8 +55,8 @@ def test_a_run_is_printed_with_best_and_last_times_memory_and_warnings():
         "  spearman      0.7000      0.7100",
         "      time  12 min 05 s: training 10 min 05 s, start-up 12.3 s, evaluation 1 min",
         "            05 s, saving 0.5 s",
-        "     speed  12,346 tokens/s, 12.5% padding, 35% of the rate of matrix",
-        "            products here (405 GFLOP/s, bfloat16 2048 x 2048 x 2048)",
+        "     speed  12,346 tokens/s, 12.5% padding, 35% of the rate of matrix products",
+        "            here (405 GFLOP/s, bfloat16 2048 x 2048 x 2048)",
         "    memory  3.0 GiB process",
         "   warning  memory: 8 rows did not fit",
     ]
