@@ -395,19 +395,19 @@ def test_groups_that_would_be_ignored_are_refused(kind):
 @pytest.mark.parametrize("kind", ["auto", "random"])
 @pytest.mark.parametrize("targets", [numbers([1, 2, 3]), classes([0, 1, 1]), labels(np.eye(3))])
 def test_fewer_rows_than_folds_are_refused_with_both_numbers(targets, kind):
-    with pytest.raises(TableError, match=r"3 rows cannot be dealt into 4 folds: set folds.count to 3 or less"):
+    with pytest.raises(TableError, match=r"3 rows cannot be divided into 4 folds: set folds.count to 3 or less"):
         make_folds(targets, None, FoldSettings(count=4, kind=kind))
     check_whole(make_folds(targets, None, FoldSettings(count=3, kind=kind)), 3, 3)
 
 
 @pytest.mark.parametrize("row_count", [0, 1])
 def test_a_table_too_small_for_any_folds_is_refused(row_count):
-    with pytest.raises(TableError, match=rf"{row_count} rows? cannot be dealt into 5 folds: .* need at least 2"):
+    with pytest.raises(TableError, match=rf"{row_count} rows? cannot be divided into 5 folds: .* need at least 2"):
         make_folds(numbers(np.arange(row_count)), None, FoldSettings())
 
 
 def test_fewer_groups_than_folds_are_refused_with_both_numbers():
-    with pytest.raises(TableError, match="2 groups cannot be dealt into 5 folds"):
+    with pytest.raises(TableError, match="2 groups cannot be divided into 5 folds"):
         make_folds(numbers(np.arange(20)), np.array(list("ab") * 10), FoldSettings())
 
 

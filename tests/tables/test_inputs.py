@@ -237,7 +237,7 @@ KINDS = [
     Kind(title="CSV that begins with sep=;", make=content("rows.csv", "sep=;\n" + FRAME.to_csv(index=False, sep=";")),
          says="which Excel writes"),
     Kind(title="CSV with the header again", make=content("rows.csv", FRAME.to_csv(index=False) * 2), says="found the header again"),  # noqa: E501
-    Kind(title="CSV with semicolons", make=content("rows.csv", FRAME.to_csv(index=False, sep=";")), says="set data.delimiter",  # noqa: E501
+    Kind(title="CSV with semicolons", make=content("rows.csv", FRAME.to_csv(index=False, sep=";")), says="set data.delimiter to ';'",  # noqa: E501
          remedies=({"delimiter": ";"},)),
 ]  # fmt: skip
 
@@ -457,10 +457,10 @@ def page(folder: Path) -> str:
         rows.append(f"| {title}{given} | {verdict} | {cell} |")
     return (
         "# Tables: what is read, and how\n\n"
-        "A table has the names of its columns in the first line, and then one row for each text or pair of texts. Many\n"
-        "tables need nothing more than `--text` and `--target`. This page lists tables that need more, and others that\n"
-        "are often asked about: what the task is (or that the table is refused), and what leantune says. Most messages\n"
-        "name a [setting](settings.md): give it with `--set NAME=VALUE`.\n\n"
+        "A table has the names of its columns in the first line, and then one row for each text or pair of texts.\n"
+        "Many tables need nothing more than `--text` and `--target`. This page lists tables that need more, and\n"
+        "others that are often asked about: what the task is (or that the table is refused), and what leantune says.\n"
+        "Most messages name a [setting](settings.md): give it with `--set NAME=VALUE`.\n\n"
         "The page is made by tests/tables/test_inputs.py, which also tries what each message advises.\n\n"
         "| table | task | what leantune says |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n" + POLLOCK
     )

@@ -381,8 +381,8 @@ def _method(plan: Plan, tolerance: Tolerance) -> tuple[str, ...]:
     where = "All runs validate on fold" if len(plan.folds) == 1 else "Runs validate on folds"
     recipes = list(plan.recipes)[1:]
     return (
-        "The verdict is what the shown interval says. Better or worse: the interval does not contain 0 (of a ratio: 1). "
-        "As good: it lies within the tolerance, whether it contains 0 or not. Inconclusive: neither; there may be a "
+        "The verdict is what the shown interval says. Better or worse: the interval does not contain 0 (of a ratio: 1)."
+        " As good: it lies within the tolerance, whether it contains 0 or not. Inconclusive: neither; there may be a "
         "difference or none.",
         tolerance.said,
         *describe_pooled(recipes),

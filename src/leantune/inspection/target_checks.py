@@ -203,7 +203,7 @@ def fold_differs(targets: Targets, folds: Folds, numbers: Sequence[int]) -> Iter
             code="LT308",
             severity="warning",
             found="; ".join(found[:3]),
-            advice="nothing, if new rows will differ as much (a later time, other authors); else deal the rows anew "
+            advice="nothing, if new rows will differ as much (a later time, other authors); else make other folds "
             "(folds.kind: auto)",
         )
 

@@ -67,8 +67,8 @@ class Folds:
     """[N]: the fold in which a row validates."""
 
     kind: FoldKind
-    """How the rows were dealt; never `auto`. `given`: by a column of the table, or by a validation file; `none`: they
-    were not dealt."""
+    """How the rows were assigned; never `auto`. `given`: by a column of the table, or by a validation file; `none`:
+    they were not assigned."""
 
     notes: tuple[str, ...] = ()
     """What the user should know: one sentence each."""
@@ -134,7 +134,7 @@ def assign_folds(
 
 
 def fold_table(data: DataSettings, settings: FoldSettings | None) -> tuple[Table, Targets, Folds]:
-    """Read a table, tell what its targets are, and deal its rows into folds, or take the folds that it gives.
+    """Read a table, tell what its targets are, and assign its rows to folds, or take the folds that it gives.
 
     Without `settings` no row validates.
 
@@ -304,7 +304,7 @@ def _keep_groups(targets: Targets, groups: ArrayLike, settings: FoldSettings) ->
     if np.bincount(of_row, minlength=settings.count).min() == 0:
         # Where two folds would do equally well, rounding errors decide; with few groups one may stay empty.
         of_row = _fold_numbers(whole_groups, strata, of_group)
-        notes.append("There are too few groups to spread the target evenly: whole groups were dealt at random.")
+        notes.append("There are too few groups to spread the target evenly: whole groups were assigned at random.")
     return of_row, notes
 
 
@@ -374,4 +374,4 @@ def _note_rare(what: str, names: Sequence[str], sizes: Iterable[int], count: int
 def _too_few(found: int, what: str, count: int) -> TableError:
     plural = what if found == 1 else f"{what}s"
     advice = f"set folds.count to {found} or less" if found >= 2 else f"folds need at least 2 {what}s"
-    return TableError(f"{found} {plural} cannot be dealt into {count} folds: {advice}.")
+    return TableError(f"{found} {plural} cannot be divided into {count} folds: {advice}.")

@@ -221,6 +221,12 @@ def _csv_rows(
             to = f" to {likely}, as it looks like" if likely not in (None, options.encoding) else ""
             hint = f" (the header is not {options.encoding}: set data.encoding{to})"
     elif len(header) == 1:
+        likely = next((mark for mark in ";\t|," if mark in header[0]), None)
+        if likely is not None and not set(columns) <= set(header):
+            raise TableError(
+                f"{path}: found a single column {header[0]!r}, expected {listed(columns)}; set data.delimiter to "
+                f"{likely!r} (--delimiter), which seems to separate the fields"
+            )
         hint = f" (set data.delimiter if the fields are not separated by {delimiter!r})"
     elif sum(map(_looks_like_data, header)) > len(header) / 3:
         hint = (
@@ -485,7 +491,7 @@ def check_columns(path: Path | str, there: list[str], needed: Iterable[str], hin
         if name not in there:
             folded = {column.strip().casefold(): column for column in there}
             nearest = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
-            advice = f"did you mean {folded[nearest[0]]!r}?" if nearest else "correct the name in the settings"
+            advice = f"did you mean {folded[nearest[0]]!r}?" if nearest else "correct the name"
             raise TableError(f"{path}: found no column {name!r}, expected one of {listed(there)}; {advice}{hint}")
 
 
