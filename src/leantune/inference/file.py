@@ -83,7 +83,7 @@ class PreparedFile:
         members = self.ensemble.members
         runs = dict.fromkeys(str(member.run.folder) for member in members)
         mean = "" if len(members) == 1 else f", the mean of {len(members)} models"
-        yield Note(about="model", text=f"{self.ensemble.kind}: {', '.join(runs)}{mean}")
+        yield Note(about="model", text=f"{', '.join(runs)}{mean}; task {self.ensemble.kind}")
         for about, text in describe_fits(self.ensemble):
             yield Note(about=about, text=text)
 
