@@ -746,7 +746,10 @@ def test_what_is_wrong_names_the_file_that_it_is_in(train, validation, message, 
 
 def test_a_validation_file_that_is_not_there_is_named_with_its_setting(tmp_path):
     train = write(tmp_path / "train.csv", "text\na\n")
-    for file, advice in ((tmp_path / "none.csv", "correct data.validation"), (tmp_path, "set data.validation to")):
+    for file, advice in (
+        (tmp_path / "none.csv", r"correct the path \(data.validation\)"),
+        (tmp_path, "set data.validation to"),
+    ):
         with pytest.raises(TableError, match=advice):
             read_table(DataSettings(path=train, validation=file, text="text"))
 
