@@ -307,7 +307,7 @@ def describe_calibration(answers: Answers) -> Part:
         )
     blocks: tuple[Block, ...] = (
         Figure(
-            svg=plots.reliability("calibration", "Calibration", [(1, bins)]),
+            svg=plots.reliability("calibration", "Calibration", [(1, "the run", bins)]),
             caption=f"Probability of {what} in {len(bins.said)} bins of about equal size, and how often it was right. "
             "On the line, probabilities come true.",
         ),

@@ -283,9 +283,7 @@ def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measu
         "name": recipe.name,
         "runs": done if len(states) != 1 or missing else "1 run",
         "missing": ", ".join(missing),
-        "means": ", ".join(
-            value_text(recipe.means.get(n), u) for n, u in (("train_seconds", "s"), ("quality_best", ""))
-        ),
+        "means": figures.mean_texts(recipe),
         "differs": [(name, setting_text(a), setting_text(b)) for name, (a, b) in recipe.differs.items()],
         "main": [_measured(recipe, measure, folds) for measure in main],
         "more": [_measured(recipe, measure, folds) for measure in more],

@@ -67,7 +67,7 @@ def _memory(effect: Effect) -> str:
     shares = sorted(100 * sign * (ratio - 1) for ratio in known)  # all above 0: the interval leaves out a ratio of 1
     places = telling_places(shares[:1], [0.0], 0)
     least, share, most = (f"{share:.{places}f}%" for share in shares)
-    return f"with {share} {what} memory ({least} to {most})"
+    return f"with {share}{NO_BREAK}{what} memory ({_range(least, most)})"
 
 
 def _quality(effect: Effect) -> str:
@@ -75,10 +75,10 @@ def _quality(effect: Effect) -> str:
     if (unsure := _without_interval(effect)) or estimate is None:
         return unsure
     if effect.verdict == "as good":
-        return f"{label} as good (within {minus(figure(effect.tolerance or 0.0, 2))})"
+        return f"{label} as good (within{NO_BREAK}{minus(figure(effect.tolerance or 0.0, 2))})"
     if effect.verdict == "inconclusive":
         return f"{label} is not settled: {ruled_out(effect)}"
-    return f"{label} {effect.verdict} by {_said_difference(effect)}"
+    return f"{label} {effect.verdict} by{NO_BREAK}{_said_difference(effect)}"
 
 
 SAID = {"train_seconds": _training_time, "peak_bytes": _memory}
@@ -106,8 +106,8 @@ def _error_text(error: float, tolerance: float | None) -> str:
     """Return a standard error; one that is nothing beside the tolerance only as the number that it is below."""
     least = 0.0 if tolerance is None else 10.0 ** -places_for(tolerance)
     if 0 < error < least / 2:
-        return f"below {least:.{places_for(tolerance or 0.0)}f}"
-    return f"± {figure(error, 2)}"
+        return f"below{NO_BREAK}{least:.{places_for(tolerance or 0.0)}f}"
+    return f"±{NO_BREAK}{figure(error, 2)}"
 
 
 def ruled_out(effect: Effect) -> str:
@@ -115,12 +115,13 @@ def ruled_out(effect: Effect) -> str:
     if effect.estimate is None or effect.estimate.low is None or effect.estimate.high is None:
         return ""
     if effect.measure.kind == "ratio":
-        return f"from {ratio_texts(effect.estimate)[1].strip('[]').replace(f',{NO_BREAK}', ' to ')} times"
-    scale, after = (100, " points") if effect.measure.unit == "share" else (1, "")
+        return f"from {_range(*_bounds(ratio_texts(effect.estimate)[1]))}{NO_BREAK}times"
+    scale, after = (100, f"{NO_BREAK}points") if effect.measure.unit == "share" else (1, "")
     worse, better = effect.estimate.high, -effect.estimate.low
     if not effect.measure.lower_is_better:
         worse, better = better, worse
-    return f"at most {figure(scale * worse, 2)}{after} worse, at most {figure(scale * better, 2)}{after} better"
+    sides = ((worse, "worse"), (better, "better"))
+    return ", ".join(f"at most {figure(scale * by, 2)}{after} {what}".replace(" ", NO_BREAK) for by, what in sides)
 
 
 def _without_interval(effect: Effect) -> str:
@@ -139,18 +140,26 @@ def _without_interval(effect: Effect) -> str:
 
 def _said_ratio(ratio: Estimate, what: str, *, invert: bool = False) -> str:
     """Return `3.04 times as fast (2.61 to 3.52)`."""
-    number, *interval = ratio_texts(ratio, invert=invert)
-    bounds = "".join(interval).strip("[]").replace(f",{NO_BREAK}", " to ")
-    return f"{number}{NO_BREAK}times {what} ({bounds.replace(' ', NO_BREAK)})"
+    number, interval = ratio_texts(ratio, invert=invert)
+    return f"{number}{NO_BREAK}times {what} ({_range(*_bounds(interval))})"
 
 
 def _said_difference(effect: Effect) -> str:
     """Return a difference without its sign: `0.0120 (0.0104 to 0.0131)`."""
-    number, *interval = effect_text(effect).split(" ", 1)
-    bounds = "".join(interval).strip("[]").split(f",{NO_BREAK}")
+    number, interval = effect_text(effect).split(" ", 1)
+    bounds = _bounds(interval)
     if number.startswith(minus("-")):
         bounds.reverse()
-    return f"{number.strip('+−')} ({' to '.join(bound.strip('+−') for bound in bounds)})"
+    return f"{number.strip('+−')} ({_range(*(bound.strip('+−') for bound in bounds))})"
+
+
+def _bounds(interval: str) -> list[str]:
+    return interval.strip("[]").split(f",{NO_BREAK}")
+
+
+def _range(low: str, high: str) -> str:
+    """Return `2.61 to 3.52`, on one line."""
+    return f"{low} to {high}".replace(" ", NO_BREAK)
 
 
 def settling(comparison: Comparison) -> tuple[str, str]:
