@@ -1,6 +1,7 @@
 """`leantune inspect`: the page of a table, with and without a model, and of a run, in each of its forms."""
 
 import json
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -106,6 +107,27 @@ def test_the_page_is_whole_has_no_script_and_loads_nothing(fixture: str, request
     assert not {"script", "img", "iframe", "object"} & set(page.tags)
     assert "http://planted.invalid/" in text  # as text
     assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize("fixture", ["found", "with_model"])
+def test_every_figure_is_told_in_numbers_too(fixture: str, request: pytest.FixtureRequest) -> None:
+    page = request.getfixturevalue(fixture).html()
+    says = re.findall(r"<desc[^>]*>([^<]*)</desc>", page)
+    assert len(says) == page.count('role="img"') > 1
+    for text in says:
+        assert len(re.findall(r"\d", text)) > 4
+
+
+def test_a_page_names_no_absolute_path_and_the_settings_have_them_whole(
+    with_model: Inspection, table: Path, tmp_path: Path
+) -> None:
+    for text in (with_model.html(), with_model.markdown()):
+        assert str(table.parent) not in text
+        assert "only the last name is shown" in text
+    assert f"{table.name}, row" in with_model.html()
+    with_model.write(tmp_path / "train.yaml")
+    assert f"path: {table}" in (tmp_path / "train.yaml").read_text()
+    assert f"path: {table}" in str(with_model).replace("\n", "")
 
 
 @pytest.mark.parametrize("fixture", ["found", "with_model"])

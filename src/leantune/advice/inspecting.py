@@ -183,7 +183,14 @@ def inspect_table(config: Config, ignored: tuple[str, ...], *, has_model: bool) 
         data={name: part.data for name, part in parts.items()},
         settings=settings,
         ignored=ignored,
+        places=_places(config),
     )
+
+
+def _places(config: Config) -> tuple[str, ...]:
+    """Return the paths that settings name: of the table and of the model, which may also be a name."""
+    files = (path for path in config.data.files if not isinstance(path, MemoryTable))
+    return (*map(str, files), config.model.name)
 
 
 def _few(names: tuple[str, ...]) -> str:
@@ -253,6 +260,7 @@ def inspect_run(folder: Path, ignored: tuple[str, ...], assignments: tuple[str, 
         sections=tuple(sections),
         data={name: part.data for name, part in parts.items()},
         ignored=ignored,
+        places=_places(run.config),
     )
 
 

@@ -4,7 +4,7 @@ import functools
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from leantune.advice.blocks import Cells, Code, Paragraph, Section
+from leantune.advice.blocks import Block, Cells, Code, Paragraph, Section
 from leantune.inspection.catalogue import BY_CODE
 from leantune.inspection.findings import Finding
 from leantune.report import drawing
 from leantune.report.pages import code_block
-from leantune.report.wording import escape_markdown
+from leantune.report.wording import SHORTENED, escape_markdown, published_path
 from leantune.system.errors import SettingsError
 from leantune.system.files import write_text
 from leantune.system.terminal import printable
@@ -47,6 +47,8 @@ class Inspection:
     """YAML that `leantune train --config` takes, with a reason beside each line; "" where none is advised."""
     ignored: tuple[str, ...] = ()
     """Codes of findings that were left out."""
+    places: tuple[str, ...] = ()
+    """Paths in its texts, as they were given. The pages have no absolute ones (see `published_path`)."""
 
     def html(self) -> str:
         """Return the page: one file without scripts that loads nothing; all texts in it are escaped."""
@@ -108,17 +110,31 @@ class Inspection:
         )
 
     def _view(self) -> dict[str, Any]:
+        findings = [finding.record() for finding in self.findings]
         return {
-            "title": self.title,
-            "subtitle": self.subtitle,
+            "title": self._published(self.title),
+            "subtitle": self._published(self.subtitle),
             "summary": self.summary(),
-            "findings": [finding.record() for finding in self.findings],
+            "findings": [{name: self._published(text) for name, text in record.items()} for record in findings],
             "ignored": self.ignored,
             "sections": [
-                (section.title, [(type(block).__name__, block) for block in section.blocks])
+                (section.title, [(type(block).__name__, self._publish(block)) for block in section.blocks])
                 for section in self.sections
             ],
+            "has_settings": bool(self.settings),
+            "shortened": SHORTENED if any(published_path(place) != place for place in self.places) else "",
         }
+
+    def _publish(self, block: Block) -> Block:
+        match block:
+            case Paragraph() | Code():
+                return replace(block, text=self._published(block.text))
+        return block
+
+    def _published(self, text: str) -> str:
+        for place in sorted(self.places, key=len, reverse=True):
+            text = text.replace(place, published_path(place))
+        return text
 
     def summary(self) -> str:
         """Return one sentence: how many findings of each severity there are."""

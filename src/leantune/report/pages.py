@@ -31,6 +31,7 @@ from leantune.report.wording import (
     escape_markdown,
     numbers,
     pairs_note,
+    published,
     ruled_out,
     same_again,
     scatter_text,
@@ -49,8 +50,10 @@ HASH_DIGITS = 12
 def write_report(comparison: Comparison, folder: Path) -> None:
     """Write report.html, report.md and report.json into `folder`: each at once, and none if one of them fails.
 
+    No absolute path stands in them (see `published`).
     Raises `RunFolderError` where the folder cannot be written.
     """
+    comparison = published(comparison)
     drawn = _draw(comparison)
     record = report_json(comparison)
     texts = {
