@@ -211,7 +211,7 @@ def test_what_is_no_number_is_null_in_the_json() -> None:
 def test_no_line_parts_a_number_from_its_sign_or_its_unit() -> None:
     html = report_html(TYPICAL)
     page = Page(re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", html, flags=re.DOTALL))  # figures have no lines
-    parted = re.compile(r"[×±] \d|[\d%] (?:s|min|h|GiB|tokens/s|points|times|worse|better|to)\b|most \d")
+    parted = re.compile(r"[×±] \d|[\d%] (?:s|min|h|GiB|tokens/s|points|times|worse|better|to)\b|most \d|[▲▼◆○] ")
     assert parted.findall("× 0.5, 16.1 s, 1.0 GiB, (11% to 32%)")
     assert parted.findall("\n".join(page.text)) == []
     for text in (TYPICAL.recipes[1].effects, TYPICAL.recipes[3].effects):

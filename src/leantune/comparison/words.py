@@ -135,15 +135,15 @@ def places_for(size: float, most: int = 4) -> int:
 
 def verdict_text(effect: Effect) -> str:
     """Return the verdict with its shape: `▲ better`; where there is no interval, that, and why."""
-    estimate = effect.estimate
+    estimate, said = effect.estimate, str(effect.verdict)
     if estimate is None:
-        return f"{MARKS['inconclusive']} {effect.reason or 'no pair'}"
-    if estimate.low is None and effect.verdict != "inconclusive":
-        return f"{MARKS[effect.verdict]} {effect.verdict} ({effect.reason})"
-    if estimate.low is None:
+        said = effect.reason or "no pair"
+    elif estimate.low is None and effect.verdict != "inconclusive":
+        said = f"{effect.verdict} ({effect.reason})"
+    elif estimate.low is None:
         why = "one pair" if estimate.pairs == 1 else f"equal in all {estimate.pairs} pairs"
-        return f"{MARKS['inconclusive']} no interval ({why})"
-    return f"{MARKS[effect.verdict]} {effect.verdict}"
+        said = f"no interval ({why})"
+    return f"{MARKS[effect.verdict]}{NO_BREAK}{said}"
 
 
 def minus(text: str) -> str:
