@@ -239,6 +239,7 @@ def measure_simple_answers(
     ]
     whole = made[-1][1]
     lines: list[tuple[str, ...]] = []
+    scores: dict[str, float] = {}
     data: dict[str, Any] = {"metric": metric, "fold": number, "validation_rows": len(validation), "curve": []}
     for name, predicted in (("constant answer", whole.constant), ("linear model", whole.linear)):
         if predicted is None:
@@ -246,10 +247,12 @@ def measure_simple_answers(
             continue
         value, interval = _score(targets, truth, predicted, metric)
         lines.append((name, _number(value), _interval(interval)))
+        if value is not None:
+            scores[name] = value
         data[name.replace(" ", "_")] = {"value": value, "interval": interval}
     blocks: list[Block] = [
         Cells(
-            head=("", metric, "95% interval"),
+            head=("answer", metric, "95% interval"),
             lines=tuple(lines),
             caption=f"On the {len(validation):,} validation rows of fold {number}; "
             f"{'lower' if metric in LOWER_IS_BETTER else 'higher'} is better. The linear model sees n-grams of words "
@@ -289,13 +292,10 @@ def measure_simple_answers(
         said, finding = _more_rows(metric, gain, points)
         blocks.append(Paragraph(text=said))
         findings += finding
-    target = next((line for line in reversed(lines) if line[2]), None)
-    if target is not None:
-        blocks.append(
-            Paragraph(
-                text=f"An encoder must beat {metric} {target[1]} ({target[0]}) on these rows to be worth its time."
-            )
-        )
+    if scores:
+        name = (min if metric in LOWER_IS_BETTER else max)(scores, key=lambda name: scores[name])
+        said = f"An encoder must beat {metric} {_number(scores[name])} ({name}) on these rows to be worth its time."
+        blocks.append(Paragraph(text=said))
     return Part(
         section=Section(title="What any model must beat", blocks=tuple(blocks)), data=data, findings=tuple(findings)
     )
