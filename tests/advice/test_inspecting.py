@@ -6,6 +6,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,6 +17,8 @@ from sklearn.metrics import confusion_matrix
 import leantune
 from leantune.advice import probe
 from leantune.advice.inspection import Inspection
+from leantune.advice.probe import Measured
+from leantune.advice.settings_advice import Candidate, batching_lines
 from leantune.inspection.catalogue import CHECKS
 from leantune.runs.config import load_config, read_yaml
 from leantune.system.errors import SettingsError
@@ -127,7 +130,47 @@ def test_a_page_names_no_absolute_path_and_the_settings_have_them_whole(
     assert f"{table.name}, row" in with_model.html()
     with_model.write(tmp_path / "train.yaml")
     assert f"path: {table}" in (tmp_path / "train.yaml").read_text()
-    assert f"path: {table}" in str(with_model).replace("\n", "")
+
+
+def test_what_was_found_is_a_sentence_and_figures_that_follow_each_other_stand_together(
+    with_model: Inspection, table: Path
+) -> None:
+    page = leantune.inspect(table, text="text", target=["score", "weight"]).html()
+    assert re.search(r'<div class="figures">\s*<figure>.*?</figure>\s*<figure>', page, re.DOTALL)
+    found = re.findall(r"<div><p>(.*?)</p>", with_model.html())
+    assert len(found) == len(with_model.findings) > 1
+    assert all(text[0] == text[0].upper() and text.endswith(".") and not text.endswith("....") for text in found)
+
+
+def test_an_encoder_must_beat_the_better_of_the_two_simple_answers(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": make_texts(80, most_words=6), "target": [0.1 * (n % 7) for n in range(80)]})
+    page = leantune.inspect(frame, text="text", target="target")
+    values = {name: page.data["yardsticks"][name]["value"] for name in ("constant_answer", "linear_model")}
+    assert values["constant_answer"] < values["linear_model"]  # the targets do not follow from the texts
+    assert "(constant answer) on these rows" in str(page).replace("\n", " ")
+
+
+def test_only_what_was_changed_is_said_to_have_been_measured_faster() -> None:
+    def tried(name: str, seconds: float, changes: dict[str, Any]) -> Candidate:
+        measured = Measured(
+            seconds_per_epoch=seconds, steps_per_epoch=5, epochs=2, total_steps=10, steps=8, scatter=0.0,
+            processor_seconds_per_epoch=None, peak_bytes=1, memory_of="process",
+        )  # fmt: skip
+        return Candidate(name=name, changes=changes, learns_the_same=True, measured=measured)
+
+    default = tried("default", 10.0, {})
+    larger = tried("larger", 7.0, {"batching": {"layout": "packed", "micro_batch": {"tokens": 4096}}})
+    other = tried("other", 5.0, {"batching": {"layout": "dynamic", "micro_batch": "auto"}})
+    assert "\n".join(batching_lines("packed", default, larger)).splitlines() == [
+        "  # the fastest of those that were measured and learn the same",
+        "  layout: packed",
+        "  # measured: 0.70 times the time of the default, and learns the same",
+        "  micro_batch: {tokens: 4096}",
+    ]
+    assert "\n".join(batching_lines("packed", default, other)).splitlines() == [
+        "  # measured: 0.50 times the time of the default, and learns the same",
+        "  layout: dynamic",
+    ]
 
 
 @pytest.mark.parametrize("fixture", ["found", "with_model"])

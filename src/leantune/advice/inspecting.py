@@ -30,7 +30,7 @@ from leantune.advice.table_parts import (
 from leantune.advice.token_part import describe_tokens
 from leantune.inference.out_of_fold import OutOfFold, read_out_of_fold
 from leantune.inference.trained_run import open_run
-from leantune.inspection.findings import Finding, duplicates_across_folds, percent, untrained_classes
+from leantune.inspection.findings import Finding, duplicates_across_folds, percent, row_text, untrained_classes
 from leantune.inspection.leakage import (
     NearCopies,
     column_predicts_target,
@@ -56,7 +56,6 @@ from leantune.system.settings import check
 from leantune.tables.columns import resolve_targets
 from leantune.tables.folds import fold_table
 from leantune.tables.memory import MemoryTable, as_origin
-from leantune.tables.readers import shown
 from leantune.tables.table import DataSettings, Table, read_table
 
 NO_MODEL = "none"
@@ -210,7 +209,7 @@ def _describe_copies(table: Table, copies: NearCopies) -> Part:
         (
             f"{table.place(int(one))[1] + 1} and {table.place(int(other))[1] + 1}",
             percent(float(copies.similarity[place])),
-            f"{shown(table.texts[-1][int(one)].as_py(), 80)} / {shown(table.texts[-1][int(other)].as_py(), 80)}",
+            f"{row_text(table, int(one), 80)} / {row_text(table, int(other), 80)}",
         )
         for place in order
         for one, other in [copies.pairs[place]]

@@ -3,9 +3,10 @@
 import functools
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from leantune.advice.blocks import Block, Cells, Code, Paragraph, Section
+from leantune.advice.blocks import Block, Cells, Code, Figure, Paragraph, Section
 from leantune.inspection.catalogue import BY_CODE
 from leantune.inspection.findings import Finding
 from leantune.report import drawing
@@ -117,19 +118,20 @@ class Inspection:
             "summary": self.summary(),
             "findings": [{name: self._published(text) for name, text in record.items()} for record in findings],
             "ignored": self.ignored,
-            "sections": [
-                (section.title, [(type(block).__name__, self._publish(block)) for block in section.blocks])
-                for section in self.sections
-            ],
+            "sections": [(section.title, list(self._parts(section))) for section in self.sections],
             "has_settings": bool(self.settings),
             "shortened": SHORTENED if any(published_path(place) != place for place in self.places) else "",
         }
 
-    def _publish(self, block: Block) -> Block:
-        match block:
-            case Paragraph() | Code():
-                return replace(block, text=self._published(block.text))
-        return block
+    def _parts(self, section: Section) -> Iterator[tuple[str, Block | list[Figure]]]:
+        """Yield the kind of each block and the block, figures that follow each other together."""
+        for are_figures, blocks in groupby(section.blocks, lambda block: isinstance(block, Figure)):
+            if are_figures:
+                yield "Figures", [figure for figure in blocks if isinstance(figure, Figure) and figure.svg]
+                continue
+            for block in blocks:
+                is_text = isinstance(block, Paragraph | Code)
+                yield type(block).__name__, replace(block, text=self._published(block.text)) if is_text else block
 
     def _published(self, text: str) -> str:
         for place in sorted(self.places, key=len, reverse=True):
@@ -199,6 +201,11 @@ def _rich(block: Cells) -> RichTable:
     return table
 
 
+def _sentence(text: str) -> str:
+    """Return what was found with a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
 @functools.cache
 def _template(kind: str) -> Template:
     environment = Environment(
@@ -211,4 +218,5 @@ def _template(kind: str) -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["code_block"] = code_block
+    environment.filters["sentence"] = _sentence
     return environment.get_template(f"inspection.{kind}.j2")

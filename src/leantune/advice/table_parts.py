@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leantune.advice import drawings
 from leantune.advice.blocks import Block, Cells, Figure, Paragraph, Section
+from leantune.comparison.words import minus
 from leantune.inference.intervals import bootstrap_differences, bootstrap_intervals
 from leantune.inspection.findings import Finding, percent, rows_of_classes
 from leantune.inspection.target_checks import target_correlations
@@ -78,7 +79,7 @@ def describe_table(
     )
     blocks: list[Block] = [
         Paragraph(
-            text=f"{len(table):,} rows. {targets.reason} "
+            text=f"{len(table):,} rows, read as {targets.reason} "
             f"{_fold_sentence(folds)}{' ' if folds.notes else ''}{' '.join(folds.notes)}"
         ),
         Cells(head=("column", "read as", "different", "empty", "for example"), lines=lines, has_texts=True),
@@ -352,7 +353,8 @@ def _more_rows(
         return "Whether more rows would help cannot be told.", []
     rises = gain[1] < 0 if metric in LOWER_IS_BETTER else gain[0] > 0
     step = points[-1][1][0] - points[-2][1][0]
-    said = f"from {points[-2][0]:,} to {points[-1][0]:,} rows {metric} changed by {step:+.3g} {_interval(gain)}"
+    change = minus(f"{step:+.3g}")
+    said = f"from {points[-2][0]:,} to {points[-1][0]:,} rows {metric} changed by {change} {_interval(gain)}"
     if not rises:
         return f"The linear model gained nothing that can be shown from the last doubling: {said}.", []
     finding = Finding(
@@ -365,8 +367,8 @@ def _more_rows(
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else figure(value, 4)
+    return "–" if value is None else minus(figure(value, 4))
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"[{interval[0]:.4g}, {interval[1]:.4g}]"
+    return "–" if interval is None else minus(f"[{interval[0]:.4g}, {interval[1]:.4g}]")

@@ -46,7 +46,7 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
     cuts = [_cut(sequences, limit, encoder) for limit in limits]
     blocks.append(
         Cells(
-            head=("max_length", "rows cut", "tokens cut: head, tail, head_tail", "windows: read an epoch of all"),
+            head=("max_length", "rows cut", "tokens cut by head, tail, head_tail", "windows instead"),
             lines=tuple(
                 (
                     f"{c['max_length']:,}",
@@ -57,7 +57,8 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
                 for c in cuts
             ),
             caption="What tokens.max_length cuts. head, tail and head_tail cut as many tokens, at other places: head "
-            "keeps the beginning, tail the end, head_tail both ends. windows cuts nothing.",
+            "keeps the beginning, tail the end, head_tail both ends. windows cuts nothing: each epoch reads one window "
+            "of each row.",
         )
     )
     padding = [*_padding(prepared)]
@@ -85,7 +86,7 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
     scripts = _unknown_scripts(prepared.tokenizer, table, unknown)
     used = len(sequences.used_ids(encoder.vocabulary_size))
     total, all_tokens = int(unknown.sum()), int(tokens.sum())
-    said = f"{total:,} of {all_tokens:,} tokens are unknown to the tokenizer"
+    said = f"{f'{total:,} of' if total else 'None of the'} {all_tokens:,} tokens are unknown to the tokenizer"
     if scripts:
         named = ", ".join(f"{name} {count:,}" for name, count in scripts.most_common(6))
         said += f": by script, in the rows that have most of them, {named}"
@@ -143,7 +144,10 @@ def _cut(sequences: Sequences, limit: int, encoder: Encoder) -> dict[str, Any]:
         "rows_cut": cut.truncated_rows / len(cut.lengths),
         "tokens_cut": cut.cut_share,
         "windows": int(windows.windows.sum(dtype=np.int64)),
-        "said": f"{windows.windowed_rows:,} rows in up to {int(windows.windows.max())} windows; {_share(read / every)}",
+        "said": f"{count_rows(windows.windowed_rows)} in up to {int(windows.windows.max())} windows; an epoch reads "
+        f"{_share(read / every)} of all tokens"
+        if windows.windowed_rows
+        else "no row needs more than one",
     }
 
 

@@ -116,7 +116,7 @@ def _draw(comparison: Comparison) -> Figures:
             "padding": figures.padding(comparison),
             "quality_and_time": figures.quality_and_time(comparison),
         },
-        effects=[svg for name in MAIN if (svg := figures.effects(comparison, name))],
+        effects=[svg for name in _main_names(comparison) if (svg := figures.effects(comparison, name))],
         mistakes=draw_mistakes(comparison),
     )
 
@@ -239,12 +239,11 @@ def _effect_record(effect: Effect) -> dict[str, Any]:
 
 def _view(comparison: Comparison) -> dict[str, Any]:
     """Return what both templates show, as texts."""
-    main = [measure for measure in comparison.measures if measure.name in MAIN]
-    if _last_is_best(comparison):
+    main = [measure for measure in comparison.measures if measure.name in _main_names(comparison)]
+    if "quality_last" not in _main_names(comparison):
         main = [
             replace(measure, label=f"best and last {comparison.metric}") if measure.name == "quality_best" else measure
             for measure in main
-            if measure.name != "quality_last"
         ]
     more = [measure for measure in comparison.measures if measure.name not in MAIN]
     return {
@@ -271,8 +270,13 @@ def _view(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _main_names(comparison: Comparison) -> list[str]:
+    """Return the measures of the first table. Where every run was best at its last evaluation, best says both."""
+    last_is_best = _last_is_best(comparison)
+    return [name for name in MAIN if name != "quality_last" or not last_is_best]
+
+
 def _last_is_best(comparison: Comparison) -> bool:
-    """Tell whether every run was best at its last evaluation: one column then says both."""
     scores = [cell.result.scores for recipe in comparison.recipes for cell in recipe.cells if cell.result is not None]
     return bool(scores) and all(s["best"].get(comparison.metric) == s["last"].get(comparison.metric) for s in scores)
 
