@@ -170,6 +170,7 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
         order = np.argsort(-counts, kind="stable")
         top = [*order] if len(order) <= 2 * MOST_LINES else [*order[:MOST_LINES], *order[-MOST_LINES:]]
         share = counts / len(targets.values)
+        what, plural = ("label", "labels") if targets.kind == "multilabel" else ("class", "classes")
         blocks.append(
             Figure(
                 svg=drawings.bars(
@@ -179,13 +180,14 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
                     [float(counts[place]) for place in top],
                     [f"{counts[place]:,.0f} ({percent(float(share[place]))})" for place in top],
                 ),
-                caption=f"Rows of {'all' if len(top) == len(order) else f'the {MOST_LINES} most and least frequent'} "
-                f"{len(order)} {'labels' if targets.kind == 'multilabel' else 'classes'}.",
+                caption=f"Rows of each {what}."
+                if len(top) == len(order)
+                else f"Rows of the {MOST_LINES} most and the {MOST_LINES} least frequent of {len(order)} {plural}.",
             )
         )
         blocks.append(
             Cells(
-                head=("class" if targets.kind != "multilabel" else "label", "rows", "share"),
+                head=(what, "rows", "share"),
                 lines=tuple(
                     (targets.classes[p], f"{counts[p]:,.0f}", percent(float(share[p]))) for p in top[:MOST_LINES]
                 ),
