@@ -214,8 +214,11 @@ def _describe_copies(table: Table, copies: NearCopies) -> Part:
         for place in order
         for one, other in [copies.pairs[place]]
     )
-    said = f"{copies.compared:,} rows were compared; {len(copies.pairs):,} pairs share 80% or more of their runs of 5 "
-    said += "characters. The findings above say how many of them are parted by the folds."
+    pairs = "1 pair shares" if len(copies.pairs) == 1 else f"{len(copies.pairs):,} pairs share"
+    said = (
+        f"{copies.compared:,} rows were compared; {pairs} 80% or more of the runs of 5 characters. The findings above "
+    )
+    said += "say how many of them are parted by the folds."
     blocks: list[Block] = [Paragraph(text=said)]
     if lines:
         blocks.append(Cells(head=("rows", "alike", "texts"), lines=lines, has_texts=True))

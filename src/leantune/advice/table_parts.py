@@ -14,7 +14,9 @@ from leantune.advice.blocks import Block, Cells, Figure, Paragraph, Section
 from leantune.comparison.words import minus
 from leantune.inference.intervals import bootstrap_differences, bootstrap_intervals
 from leantune.inspection.findings import Finding, percent, rows_of_classes
+from leantune.inspection.leakage import readable_target
 from leantune.inspection.target_checks import target_correlations
+from leantune.report.wording import shorten
 from leantune.system.formatting import figure
 from leantune.tables.folds import Folds
 from leantune.tables.memory import MemoryTable
@@ -26,6 +28,9 @@ from leantune.training.scoring import compute_metrics
 from leantune.training.yardsticks import Yardsticks, measure_yardsticks
 
 MOST_LINES = 12
+MOST_COLUMNS = 30
+MOST_TARGETS = 6
+"""Target columns that are described one by one."""
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Of the training rows, for the learning curve."""
 LEAST_ROWS_TO_LEARN = 40
@@ -63,10 +68,11 @@ def describe_table(
     columns: list[tuple[str, str, pa.Array]] = []
     for number, (name, cells) in enumerate(zip(settings.text, table.texts, strict=True), start=1):
         columns.append((name, "text" if len(table.texts) == 1 else f"text {number}", cells))
-    columns += [(name, f"target ({targets.kind})", cells) for name, cells in table.targets.items()]
+    truths = [(name, f"target ({targets.kind})", cells) for name, cells in table.targets.items()]
     roles = {settings.id: "id", settings.group: "group"}
-    columns += [(name, roles.get(name, "not used"), cells) for name, cells in others.items()]
-    shown_columns = columns[:30]
+    rest = [(name, roles.get(name, "not used"), cells) for name, cells in others.items()]
+    shown_columns = [*columns, *truths[:MOST_TARGETS], *rest][:MOST_COLUMNS]
+    columns += [*truths, *rest]
     lines = tuple(
         (
             name,
@@ -93,7 +99,7 @@ def describe_table(
             lines=tuple(
                 (
                     str(table.place(int(row))[1] + 1),
-                    shown(", ".join(cells[int(row)].as_py() for cells in table.targets.values()), 24).strip("'"),
+                    shorten(_target_text(table, targets, int(row)), 40),
                     " | ".join(shown(column[int(row)].as_py(), 110) for column in table.texts),
                 )
                 for row in rows
@@ -114,6 +120,13 @@ def describe_table(
             ],
         },
     )
+
+
+def _target_text(table: Table, targets: Targets, row: int) -> str:
+    """Return a row's target as the table has it; of labels the names of those that are there."""
+    if targets.kind == "multilabel":
+        return readable_target(targets, row)
+    return ", ".join(cells[row].as_py() for cells in table.targets.values())
 
 
 def _example(cells: pa.Array) -> str:
@@ -153,7 +166,7 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
         blocks.append(
             Cells(
                 head=("target", *head),
-                lines=tuple((name, *(f"{value:,.4g}" for value in v)) for name, v in statistics.items()),
+                lines=tuple((name, *(minus(f"{value:,.4g}") for value in v)) for name, v in statistics.items()),
             )
         )
         data["statistics"] = {name: dict(zip(head, values, strict=True)) for name, values in statistics.items()}
@@ -163,7 +176,7 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
                 caption=f"Values of {name}, all rows.",
             )
             for place, (name, values) in enumerate(zip(targets.columns, targets.values.T, strict=True))
-            if place < 6
+            if place < MOST_TARGETS
         ]
     else:
         counts = targets.values.sum(axis=0) if targets.kind == "soft" else rows_of_classes(targets, all_rows)
@@ -201,7 +214,7 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
         blocks.append(
             Cells(
                 head=("targets", "correlation"),
-                lines=tuple((f"{a} and {b}", f"{r:.2f}") for (a, b), r in strongest),
+                lines=tuple((f"{a} and {b}", minus(f"{r:.2f}")) for (a, b), r in strongest),
                 caption="Pearson correlation of the targets, the strongest first.",
             )
         )

@@ -98,7 +98,7 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
     )
     findings = [
         *unknown_tokens(table, unknown, tokens, model=model, allowed=False),
-        *_cut_texts(sequences),
+        *_cut_texts(sequences, encoder.position_limit),
     ]
     return Part(
         section=Section(title="Lengths and tokens", blocks=tuple(blocks)),
@@ -179,17 +179,19 @@ def _padding(prepared: Prepared) -> Iterator[tuple[str, float, int]]:
         yield name, 1 - total / positions, positions
 
 
-def _cut_texts(sequences: Sequences) -> Iterator[Finding]:
+def _cut_texts(sequences: Sequences, limit: int | None) -> Iterator[Finding]:
     if not sequences.truncated_rows:
         return
     share = sequences.cut_share
+    longer = "choose a model with a higher limit"
+    if limit is None or sequences.max_length < limit:
+        longer = f"raise tokens.max_length{'' if limit is None else f' (the model reads {limit:,})'}"
     yield Finding(
         code="LT202",
         severity="warning" if share > CUT_TO_WARN else "note",
         found=f"{count_rows(sequences.truncated_rows)} are longer than {sequences.max_length:,} tokens and lose "
         f"{percent(share)} of all tokens",
-        advice="read all of them with tokens.truncation: windows, or choose a model with a higher limit, if what is "
-        "cut matters",
+        advice=f"if what is cut matters, read all of it with tokens.truncation: windows, or {longer}",
     )
 
 

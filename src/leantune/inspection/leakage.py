@@ -122,7 +122,7 @@ def contradicting_targets(table: Table, targets: Targets) -> Iterator[Finding]:
     worst = int(spread.argmax())
     rows = np.flatnonzero(codes == worst)
     rows = rows[np.argsort(matrix[rows, int((high - low)[worst].argmax())], kind="stable")][[0, -1]]
-    cells = [_readable(targets, int(row)) for row in rows]
+    cells = [readable_target(targets, int(row)) for row in rows]
     what = f"{table.describe_place(int(rows[0]))} ({cells[0]}) and {table.describe_place(int(rows[1]))} ({cells[1]})"
     yield Finding(
         code="LT404",
@@ -133,7 +133,8 @@ def contradicting_targets(table: Table, targets: Targets) -> Iterator[Finding]:
     )
 
 
-def _readable(targets: Targets, row: int) -> str:
+def readable_target(targets: Targets, row: int) -> str:
+    """Return a row's target in words: its class, the names of its labels, or its numbers."""
     if targets.kind == "multilabel":
         return ", ".join(np.array(targets.classes)[targets.values[row] > 0.5]) or "no label"
     cell = targets.readable(np.array([row]))[0].as_py()
