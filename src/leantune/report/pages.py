@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
 from leantune.comparison.effects import Effect, Measure
@@ -383,7 +383,13 @@ def _template(kind: str) -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["code_block"] = code_block
+    environment.filters["prose"] = prose
     return environment.get_template(f"report.{kind}.j2")
+
+
+def prose(text: str) -> Markup:
+    """Return a sentence of ours for the page: what stands in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def code_block(text: str) -> Markup:
