@@ -3,22 +3,28 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 import leantune
 from leantune.advice import probe
 from leantune.advice.inspection import Inspection
 from leantune.advice.probe import Measured
+from leantune.advice.run_parts import Answers, describe_calibration, describe_parts
 from leantune.advice.settings_advice import Candidate, batching_lines
+from leantune.inference.out_of_fold import read_out_of_fold
+from leantune.inference.trained_run import open_run
 from leantune.inspection.catalogue import CHECKS
 from leantune.runs.config import load_config, read_yaml
 from leantune.system.errors import SettingsError
@@ -268,10 +274,31 @@ def test_a_run_of_each_task_has_a_page(runs: dict[TaskKind, Path], kind: TaskKin
     assert max(map(len, str(page).splitlines())) <= 80
 
 
-def test_the_confusion_matrix_is_that_of_scikit_learn(runs: dict[TaskKind, Path]) -> None:
-    from leantune.inference.out_of_fold import read_out_of_fold  # noqa: PLC0415
-    from leantune.inference.trained_run import open_run  # noqa: PLC0415
+def test_probabilities_that_are_too_low_are_not_to_be_trained_lower(runs: dict[TaskKind, Path]) -> None:
+    def advice(predictions: NDArray[np.float64]) -> str:
+        found = replace(read_out_of_fold(run), predictions=predictions)
+        part = describe_calibration(Answers(run=run, found=found, texts=None, columns={}))
+        return part.findings[0].advice
 
+    run = open_run(runs["multiclass"])
+    right = np.eye(3)[read_out_of_fold(run).targets]
+    low, high = 0.4 * right + 0.2, np.roll(0.97 * right + 0.01, 1, axis=1)
+    assert "train more epochs" in advice(low)
+    assert "train fewer epochs" in advice(high)
+
+
+def test_parts_by_length_hold_all_rows_and_do_not_overlap(runs: dict[TaskKind, Path]) -> None:
+    run = open_run(runs["regression"])
+    found = read_out_of_fold(run)
+    lengths = np.arange(len(found.rows)) // 3  # with equal ones
+    part = describe_parts(Answers(run=run, found=found, texts=None, columns={}), lengths)
+    told = part.data["by_length"]
+    assert sum(line["rows"] for line in told.values()) == len(found.rows)
+    ends = [int(end) for label in told for end in label.split(" to ")]
+    assert ends == sorted(set(ends))
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn(runs: dict[TaskKind, Path]) -> None:
     found = read_out_of_fold(open_run(runs["multiclass"]))
     expected = confusion_matrix(found.targets, found.predictions.argmax(axis=1), labels=range(3))
     assert leantune.inspect(runs["multiclass"]).data["errors"]["confusion"]["matrix"] == expected.tolist()

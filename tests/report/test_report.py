@@ -236,12 +236,12 @@ def test_headings_are_in_order_and_every_cell_has_a_header_and_every_part_that_s
 def private(place: Path) -> Comparison:
     """A comparison of which texts have absolute paths, below a folder and elsewhere."""
     command = (
-        f"leantune compare {place}/settings/try.yaml --set=base.data.path=/srv/hidden/train.csv "
-        "--set 'base.model.name=/srv/hidden/my models/small' --output /srv/hidden/out"
+        f"leantune compare {place}/settings/try.yaml --set=base.data.path=/srv/secret/train.csv "
+        "--set 'base.model.name=/srv/secret/my models/small' --output /srv/secret/out"
     )
     recipes = {name: dict(what) for name, what in RECIPES.items()}
-    recipes["mixed"]["differs"] = {"model.name": ("/srv/hidden/small", "bert-base-uncased")}
-    failed = {("batch_16", 1, 2): "TableError: /srv/hidden/train.csv, row 3: found 1/2, expected a number"}
+    recipes["mixed"]["differs"] = {"model.name": ("/srv/secret/small", "bert-base-uncased")}
+    failed = {("batch_16", 1, 2): "TableError: /srv/secret/train.csv, row 3: found 1/2, expected a number"}
     return make_comparison(recipes, failed=failed, command=command, notes=(f"It stopped; `{command}` finishes it.",))
 
 
@@ -256,7 +256,7 @@ def test_what_is_published_has_no_absolute_path_and_the_terminal_has_them_whole(
     assert len(files) >= 7
     for path in files:
         text = path.read_text("utf-8")
-        assert "hidden" not in text, path.name
+        assert "secret" not in text, path.name
         assert str(tmp_path) not in text, path.name
     page = " ".join("".join(Page((tmp_path / "out" / "report.html").read_text("utf-8")).text).split())
     command = (
@@ -279,7 +279,7 @@ def test_a_report_without_absolute_paths_does_not_speak_of_them(tmp_path: Path) 
     [
         ("data/train.csv", "data/train.csv"),
         ("../train.csv", "../train.csv"),
-        ("/srv/hidden/train.csv", "train.csv"),
+        ("/srv/secret/train.csv", "train.csv"),
         ("{here}/data/train.csv", "data/train.csv"),
         ("{here}", "."),
     ],

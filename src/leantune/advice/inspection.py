@@ -20,7 +20,7 @@ from leantune.advice.blocks import Block, Cells, Code, Figure, Paragraph, Sectio
 from leantune.inspection.catalogue import BY_CODE
 from leantune.inspection.findings import Finding
 from leantune.report import drawing
-from leantune.report.pages import code_block
+from leantune.report.pages import code_block, prose
 from leantune.report.wording import SHORTENED, escape_markdown, published_path
 from leantune.system.errors import SettingsError
 from leantune.system.files import write_text
@@ -218,5 +218,6 @@ def _template(kind: str) -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["code_block"] = code_block
+    environment.filters["prose"] = prose
     environment.filters["sentence"] = _sentence
     return environment.get_template(f"inspection.{kind}.j2")
