@@ -23,7 +23,7 @@ from leantune.advice.inspection import Inspection
 from leantune.advice.probe import Measured
 from leantune.advice.run_parts import Answers, describe_calibration, describe_parts
 from leantune.advice.settings_advice import Candidate, batching_lines
-from leantune.inference.out_of_fold import read_out_of_fold
+from leantune.inference.out_of_fold import OutOfFold, read_out_of_fold
 from leantune.inference.trained_run import open_run
 from leantune.inspection.catalogue import CHECKS
 from leantune.runs.config import load_config, read_yaml
@@ -122,7 +122,7 @@ def test_the_page_is_whole_has_no_script_and_loads_nothing(fixture: str, request
 def test_every_figure_is_told_in_numbers_too(fixture: str, request: pytest.FixtureRequest) -> None:
     page = request.getfixturevalue(fixture).html()
     says = re.findall(r"<desc[^>]*>([^<]*)</desc>", page)
-    assert len(says) == page.count('role="img"') > 1
+    assert len(says) == page.count('role="img"') > 0
     for text in says:
         assert len(re.findall(r"\d", text)) > 4
 
@@ -139,21 +139,23 @@ def test_a_page_names_no_absolute_path_and_the_settings_have_them_whole(
 
 
 def test_what_was_found_is_a_sentence_and_figures_that_follow_each_other_stand_together(
-    with_model: Inspection, table: Path
+    with_model: Inspection, runs: dict[TaskKind, Path]
 ) -> None:
-    page = leantune.inspect(table, text="text", target=["score", "weight"]).html()
+    page = leantune.inspect(runs["regression"]).html()
     assert re.search(r'<div class="figures">\s*<figure>.*?</figure>\s*<figure>', page, re.DOTALL)
     found = re.findall(r"<div><p>(.*?)</p>", with_model.html())
     assert len(found) == len(with_model.findings) > 1
     assert all(text[0] == text[0].upper() and text.endswith(".") and not text.endswith("....") for text in found)
 
 
-def test_an_encoder_must_beat_the_better_of_the_two_simple_answers(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"text": make_texts(80, most_words=6), "target": [0.1 * (n % 7) for n in range(80)]})
-    page = leantune.inspect(frame, text="text", target="target")
-    values = {name: page.data["yardsticks"][name]["value"] for name in ("constant_answer", "linear_model")}
-    assert values["constant_answer"] < values["linear_model"]  # the targets do not follow from the texts
-    assert "(constant answer) on these rows" in str(page).replace("\n", " ")
+@pytest.mark.parametrize("seed", [2, 3])  # the linear model is better by chance, and worse
+def test_an_encoder_must_beat_the_better_of_the_two_simple_answers(seed: int) -> None:
+    noise = np.random.default_rng(seed).normal(size=80).round(3)
+    page = leantune.inspect({"text": make_texts(80, most_words=6), "target": noise}, text="text", target="target")
+    values = {
+        name: page.data["yardsticks"][name.replace(" ", "_")]["value"] for name in ("constant answer", "linear model")
+    }
+    assert f"({min(values, key=values.__getitem__)}) on these rows" in " ".join(str(page).split())
 
 
 def test_only_what_was_changed_is_said_to_have_been_measured_faster() -> None:
@@ -289,8 +291,10 @@ def test_probabilities_that_are_too_low_are_not_to_be_trained_lower(runs: dict[T
 
 def test_parts_by_length_hold_all_rows_and_do_not_overlap(runs: dict[TaskKind, Path]) -> None:
     run = open_run(runs["regression"])
-    found = read_out_of_fold(run)
-    lengths = np.arange(len(found.rows)) // 3  # with equal ones
+    targets = np.zeros((100, 1))
+    ids = tuple(map(str, range(100)))
+    found = OutOfFold(rows=np.arange(100), ids=ids, targets=targets, predictions=targets, folds=np.zeros(100, int))
+    lengths = np.arange(100) // 3  # with equal ones
     part = describe_parts(Answers(run=run, found=found, texts=None, columns={}), lengths)
     told = part.data["by_length"]
     assert sum(line["rows"] for line in told.values()) == len(found.rows)

@@ -130,8 +130,11 @@ class Inspection:
                 yield "Figures", [figure for figure in blocks if isinstance(figure, Figure) and figure.svg]
                 continue
             for block in blocks:
-                is_text = isinstance(block, Paragraph | Code)
-                yield type(block).__name__, replace(block, text=self._published(block.text)) if is_text else block
+                match block:
+                    case Paragraph() | Code():
+                        yield type(block).__name__, replace(block, text=self._published(block.text))
+                    case _:
+                        yield type(block).__name__, block
 
     def _published(self, text: str) -> str:
         for place in sorted(self.places, key=len, reverse=True):

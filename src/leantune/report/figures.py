@@ -259,7 +259,7 @@ def training_loss(comparison: Comparison) -> str:
     low, high = np.nanmin(drawn), np.nanmax(drawn)
     logarithmic = low > 0 and high > low
     said = [
-        f"{shorten(comparison.recipes[i].name, 24)} {_ends(np.arange(1, len(own) + 1), own, '')}"
+        f"{shorten(comparison.recipes[i].name, 24)} {_ends(np.arange(1.0, len(own) + 1), own, '')}"
         for i, own in curves.items()
     ]
     with drawing("training-loss", "training loss against optimizer steps", "; ".join(said)) as sheet:
