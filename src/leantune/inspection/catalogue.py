@@ -117,7 +117,8 @@ CHECKS = (
         "duplicates_across_folds",
         "folds",
         finds="Validation rows whose text a training row of the same fold has, too.",
-        how="Compares whole texts without the whitespace around them; of pairs, both texts. A warning above 1% of the rows.",
+        how="Compares whole texts without the whitespace around them; of pairs, both texts. A warning above 1% of the "
+        "rows.",
         why="The metrics are better than on new texts.",
     ),
     _check(
