@@ -208,6 +208,14 @@ def test_padding_is_that_of_the_real_plan(with_model: Inspection) -> None:
     assert padding["fixed"] > padding["dynamic"] > padding["packed"] >= 0
 
 
+def test_an_epoch_of_windows_reads_about_what_cutting_keeps(with_model: Inspection) -> None:
+    shortest = with_model.data["tokens"]["cut_by_max_length"][0]
+    assert shortest["tokens_cut"] > 0.1
+    read = re.search(r"an epoch reads ([\d.]+)% of all tokens", shortest["said"])
+    assert read is not None
+    assert float(read[1]) / 100 == pytest.approx(1 - shortest["tokens_cut"], abs=0.08)
+
+
 def test_the_settings_train_as_they_stand_and_each_has_a_reason(with_model: Inspection, tmp_path: Path) -> None:
     with_model.write(tmp_path / "train.yaml")
     config = load_config(tmp_path / "train.yaml", {})

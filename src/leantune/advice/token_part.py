@@ -138,7 +138,7 @@ def _cut(sequences: Sequences, limit: int, encoder: Encoder) -> dict[str, Any]:
     }
     cut, windows = made["head_tail"], made["windows"]
     read = int(windows.lengths.sum(dtype=np.int64))
-    every = int((windows.lengths * windows.windows.astype(np.int64)).sum())
+    every = int(sequences.full_lengths.sum(dtype=np.int64))
     return {
         "max_length": limit,
         "rows_cut": cut.truncated_rows / len(cut.lengths),
