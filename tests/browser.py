@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,22 +66,36 @@ def sizes(page: Path, folder: Path, widths: tuple[int, ...]) -> dict[int, tuple[
 
     A headless window is at least 500 wide, so the page stands in frames; a wrapper's script measures inside.
     """
+    found = _measure(page, folder, widths, "r => [r.scrollWidth, r.scrollHeight]")
+    return {width: (w, h) for width, (w, h) in zip(widths, found, strict=True)}
+
+
+def cut_off(page: Path, folder: Path, widths: tuple[int, ...]) -> dict[int, list[str]]:
+    """Return the classes of boxes that hide a part of a table until they are scrolled, in a page of each width."""
+    boxes = """r => [...r.querySelectorAll("*")].filter(
+        e => e.querySelector("table") && e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX != "visible"
+    ).map(e => e.className)"""
+    return dict(zip(widths, _measure(page, folder, widths, boxes), strict=True))
+
+
+def _measure(page: Path, folder: Path, widths: tuple[int, ...], function: str) -> list[Any]:
+    """Return what a function of JavaScript says of the page's root element, in a frame of each width."""
     wrapper = folder / "wrapper.html"
     frames = "".join(f'<iframe width="{w}" height="700" src="{html.escape(page.as_uri())}"></iframe>' for w in widths)
     wrapper.write_text(
         f"""<!doctype html><title>wrapper</title>{frames}<script>
         addEventListener("load", () => {{
             const roots = [...document.querySelectorAll("iframe")].map(f => f.contentDocument.documentElement);
-            document.body.textContent = "measured " + roots.map(r => r.scrollWidth + "x" + r.scrollHeight).join(" ");
+            document.body.textContent = "measured " + JSON.stringify(roots.map({function}));
         }});
         </script>""",
         encoding="utf-8",
     )
-    found = re.search(r"measured ([\dx ]+)", visit(wrapper, folder).dom)
+    found = re.search(r"measured (\[.*\])", visit(wrapper, folder).dom)
     if found is None:
         raise AssertionError("the wrapper measured nothing")
-    pairs = [size.split("x") for size in found[1].split()]
-    return {width: (int(w), int(h)) for width, (w, h) in zip(widths, pairs, strict=True)}
+    measured: list[Any] = json.loads(html.unescape(found[1]))
+    return measured
 
 
 def _browse(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -1,20 +1,30 @@
 """`leantune inspect`: the page of a table, with and without a model, and of a run, in each of its forms."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 import leantune
 from leantune.advice import probe
 from leantune.advice.inspection import Inspection
+from leantune.advice.probe import Measured
+from leantune.advice.run_parts import Answers, describe_calibration, describe_parts
+from leantune.advice.settings_advice import Candidate, batching_lines
+from leantune.inference.out_of_fold import OutOfFold, read_out_of_fold
+from leantune.inference.trained_run import open_run
 from leantune.inspection.catalogue import CHECKS
 from leantune.runs.config import load_config, read_yaml
 from leantune.system.errors import SettingsError
@@ -109,6 +119,69 @@ def test_the_page_is_whole_has_no_script_and_loads_nothing(fixture: str, request
 
 
 @pytest.mark.parametrize("fixture", ["found", "with_model"])
+def test_every_figure_is_told_in_numbers_too(fixture: str, request: pytest.FixtureRequest) -> None:
+    page = request.getfixturevalue(fixture).html()
+    says = re.findall(r"<desc[^>]*>([^<]*)</desc>", page)
+    assert len(says) == page.count('role="img"') > 0
+    for text in says:
+        assert len(re.findall(r"\d", text)) > 4
+
+
+def test_a_page_names_no_absolute_path_and_the_settings_have_them_whole(
+    with_model: Inspection, table: Path, tmp_path: Path
+) -> None:
+    for text in (with_model.html(), with_model.markdown()):
+        assert str(table.parent) not in text
+        assert "only the last name is shown" in text
+    assert f"{table.name}, row" in with_model.html()
+    with_model.write(tmp_path / "train.yaml")
+    assert f"path: {table}" in (tmp_path / "train.yaml").read_text()
+
+
+def test_what_was_found_is_a_sentence_and_figures_that_follow_each_other_stand_together(
+    with_model: Inspection, runs: dict[TaskKind, Path]
+) -> None:
+    page = leantune.inspect(runs["regression"]).html()
+    assert re.search(r'<div class="figures">\s*<figure>.*?</figure>\s*<figure>', page, re.DOTALL)
+    found = re.findall(r"<div><p>(.*?)</p>", with_model.html())
+    assert len(found) == len(with_model.findings) > 1
+    assert all(text[0] == text[0].upper() and text.endswith(".") and not text.endswith("....") for text in found)
+
+
+@pytest.mark.parametrize("seed", [2, 3])  # the linear model is better by chance, and worse
+def test_an_encoder_must_beat_the_better_of_the_two_simple_answers(seed: int) -> None:
+    noise = np.random.default_rng(seed).normal(size=80).round(3)
+    page = leantune.inspect({"text": make_texts(80, most_words=6), "target": noise}, text="text", target="target")
+    values = {
+        name: page.data["yardsticks"][name.replace(" ", "_")]["value"] for name in ("constant answer", "linear model")
+    }
+    assert f"({min(values, key=values.__getitem__)}) on these rows" in " ".join(str(page).split())
+
+
+def test_only_what_was_changed_is_said_to_have_been_measured_faster() -> None:
+    def tried(name: str, seconds: float, changes: dict[str, Any]) -> Candidate:
+        measured = Measured(
+            seconds_per_epoch=seconds, steps_per_epoch=5, epochs=2, total_steps=10, steps=8, scatter=0.0,
+            processor_seconds_per_epoch=None, peak_bytes=1, memory_of="process",
+        )  # fmt: skip
+        return Candidate(name=name, changes=changes, learns_the_same=True, measured=measured)
+
+    default = tried("default", 10.0, {})
+    larger = tried("larger", 7.0, {"batching": {"layout": "packed", "micro_batch": {"tokens": 4096}}})
+    other = tried("other", 5.0, {"batching": {"layout": "dynamic", "micro_batch": "auto"}})
+    assert "\n".join(batching_lines("packed", default, larger)).splitlines() == [
+        "  # the fastest of those that were measured and learn the same",
+        "  layout: packed",
+        "  # measured: 0.70 times the time of the default, and learns the same",
+        "  micro_batch: {tokens: 4096}",
+    ]
+    assert "\n".join(batching_lines("packed", default, other)).splitlines() == [
+        "  # measured: 0.50 times the time of the default, and learns the same",
+        "  layout: dynamic",
+    ]
+
+
+@pytest.mark.parametrize("fixture", ["found", "with_model"])
 def test_the_terminals_page_has_80_columns_and_no_commands(fixture: str, request: pytest.FixtureRequest) -> None:
     lines = str(request.getfixturevalue(fixture)).splitlines()
     assert max(map(len, lines)) <= 80
@@ -133,6 +206,14 @@ def test_json_has_everything_as_strict_values(with_model: Inspection) -> None:
 def test_padding_is_that_of_the_real_plan(with_model: Inspection) -> None:
     padding = {line["layout"]: line["padding_fraction"] for line in with_model.data["tokens"]["padding"]}
     assert padding["fixed"] > padding["dynamic"] > padding["packed"] >= 0
+
+
+def test_an_epoch_of_windows_reads_about_what_cutting_keeps(with_model: Inspection) -> None:
+    shortest = with_model.data["tokens"]["cut_by_max_length"][0]
+    assert shortest["tokens_cut"] > 0.1
+    read = re.search(r"an epoch reads ([\d.]+)% of all tokens", shortest["said"])
+    assert read is not None
+    assert float(read[1]) / 100 == pytest.approx(1 - shortest["tokens_cut"], abs=0.08)
 
 
 def test_the_settings_train_as_they_stand_and_each_has_a_reason(with_model: Inspection, tmp_path: Path) -> None:
@@ -203,10 +284,33 @@ def test_a_run_of_each_task_has_a_page(runs: dict[TaskKind, Path], kind: TaskKin
     assert max(map(len, str(page).splitlines())) <= 80
 
 
-def test_the_confusion_matrix_is_that_of_scikit_learn(runs: dict[TaskKind, Path]) -> None:
-    from leantune.inference.out_of_fold import read_out_of_fold  # noqa: PLC0415
-    from leantune.inference.trained_run import open_run  # noqa: PLC0415
+def test_probabilities_that_are_too_low_are_not_to_be_trained_lower(runs: dict[TaskKind, Path]) -> None:
+    def advice(predictions: NDArray[np.float64]) -> str:
+        found = replace(read_out_of_fold(run), predictions=predictions)
+        part = describe_calibration(Answers(run=run, found=found, texts=None, columns={}))
+        return part.findings[0].advice
 
+    run = open_run(runs["multiclass"])
+    right = np.eye(3)[read_out_of_fold(run).targets]
+    low, high = 0.4 * right + 0.2, np.roll(0.97 * right + 0.01, 1, axis=1)
+    assert "train more epochs" in advice(low)
+    assert "train fewer epochs" in advice(high)
+
+
+def test_parts_by_length_hold_all_rows_and_do_not_overlap(runs: dict[TaskKind, Path]) -> None:
+    run = open_run(runs["regression"])
+    targets = np.zeros((100, 1))
+    ids = tuple(map(str, range(100)))
+    found = OutOfFold(rows=np.arange(100), ids=ids, targets=targets, predictions=targets, folds=np.zeros(100, int))
+    lengths = np.arange(100) // 3  # with equal ones
+    part = describe_parts(Answers(run=run, found=found, texts=None, columns={}), lengths)
+    told = part.data["by_length"]
+    assert sum(line["rows"] for line in told.values()) == len(found.rows)
+    ends = [int(end) for label in told for end in label.split(" to ")]
+    assert ends == sorted(set(ends))
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn(runs: dict[TaskKind, Path]) -> None:
     found = read_out_of_fold(open_run(runs["multiclass"]))
     expected = confusion_matrix(found.targets, found.predictions.argmax(axis=1), labels=range(3))
     assert leantune.inspect(runs["multiclass"]).data["errors"]["confusion"]["matrix"] == expected.tolist()

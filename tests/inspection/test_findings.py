@@ -104,6 +104,13 @@ def test_a_text_that_trains_and_validates_is_found_with_both_rows() -> None:
     assert "data.group" in finding.text
 
 
+def test_copies_of_hardly_any_row_are_a_note() -> None:
+    table = table_of(["a", *(f"text {number}" for number in range(200)), "a"])
+    folds = folds_of(*[0] * 201, 1)
+    assert only(duplicates_across_folds(table, folds, [0])).severity == "note"
+    assert only(duplicates_across_folds(table, folds, [1])).severity == "warning"
+
+
 def test_copies_on_one_side_of_the_split_are_no_finding() -> None:
     table = table_of(["a", "a", "b", "b"])
     assert list(duplicates_across_folds(table, folds_of(0, 0, 1, 1), [0, 1])) == []

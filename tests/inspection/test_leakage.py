@@ -25,11 +25,11 @@ from leantune.tables.targets import Targets
 NOISE = np.random.default_rng(1).normal(size=400)
 
 
-def table_of(texts: list[str]) -> Table:
+def table_of(*texts: list[str]) -> Table:
     return Table(
         path=Path("t.csv"),
-        texts=(pa.array(texts, pa.large_string()),),
-        ids=pa.array(map(str, range(len(texts))), pa.string()),
+        texts=tuple(pa.array(column, pa.large_string()) for column in texts),
+        ids=pa.array(map(str, range(len(texts[0]))), pa.string()),
         targets={},
         groups=None,
         weights=None,
@@ -66,6 +66,25 @@ def test_a_near_copy_in_another_fold_is_found_and_named_with_its_row() -> None:
 def test_near_copies_in_one_fold_and_exact_copies_are_not_this_finding(texts: list[str], of_row: Any) -> None:
     table = table_of(texts)
     assert not [*near_duplicates_across_folds(table, folds_of(*of_row), sorted(set(of_row)), NearCopies.find(table))]
+
+
+def test_an_example_of_pairs_has_both_texts() -> None:
+    table = table_of([NEAR, "something else entirely", NEAR.replace("lazy", "lady")], ["one", "two", "one"])
+    (near,) = near_duplicates_across_folds(table, folds_of(0, 0, 1), [0, 1], NearCopies.find(table))
+    assert near.found.count("... | 'one')") == 2
+    table = table_of(["a text", "b text", "a text"], ["one", "two", "one"])
+    (copies,) = duplicates(table, NearCopies.find(table))
+    assert "'a text' | 'one' (t.csv, row 1)" in copies.found
+
+
+@pytest.mark.parametrize(("kind", "advice"), [("regression", "(the mean)"), ("binary", "(the most frequent class)")])
+def test_rows_that_contradict_each_other_may_be_given_what_their_task_allows(kind: Any, advice: str) -> None:
+    values = np.array([0, 1]) if kind == "binary" else np.array([[0.0], [1.0]])
+    targets = Targets(
+        kind=kind, columns=("y",), classes=("no", "yes")[: 2 * (kind == "binary")], values=values, reason=""
+    )
+    (finding,) = contradicting_targets(table_of(["a text", "a text"]), targets)
+    assert finding.advice.endswith(advice)
 
 
 def test_copies_within_the_table_are_counted() -> None:

@@ -20,6 +20,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 FIGURES: dict[str, Callable[[Comparison], str]] = {
     "quality": lambda c: figures.effects(c, "quality_best"),
     "time": lambda c: figures.effects(c, "train_seconds"),
+    "training times": figures.training_times,
+    "qualities": figures.qualities,
     "padding effect": lambda c: figures.effects(c, "padding_fraction"),
     "step curve": lambda c: figures.learning_curve(c, "step"),
     "time curve": lambda c: figures.learning_curve(c, "train_seconds"),
@@ -93,11 +95,15 @@ def assert_affine(drawn: np.ndarray, expected: np.ndarray, within: float = 1e-3)
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_well_formed_and_says_what_it_shows(name: str) -> None:
     root = ET.fromstring(typical(name))
-    title = root.find(f"{SVG}title")
+    title, says = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
     assert root.get("role") == "img"
     assert title is not None
+    assert says is not None
     assert title.text
-    assert root.get("aria-labelledby") == title.get("id")
+    assert root.get("aria-labelledby") == f"{title.get('id')} {says.get('id')}"
+    recipes = list(RECIPES)[1:] if root.get("aria-labelledby", "").startswith("effect") else RECIPES
+    for recipe in recipes:
+        assert re.search(rf"(^|; ){recipe} [^;]*\d", says.text or ""), recipe
     assert "DejaVu" not in typical(name)  # texts have the page's font
     assert float(root.get("viewBox", "").split()[2]) == drawing.WIDTH
 
@@ -138,6 +144,23 @@ def test_names_are_written_as_they_are(evil: str) -> None:
     for draw in (FIGURES["quality"], figures.time_parts, figures.padding):
         svg = draw(comparison).replace("\ud800", "?")  # which XML has no place for, and a file is written without
         assert " ".join(evil.replace("\ud800", "?").split()) in texts(svg)
+
+
+def test_a_figure_is_told_in_the_numbers_that_it_shows() -> None:
+    def says(name: str) -> str:
+        found = ET.fromstring(typical(name)).find(f"{SVG}desc")
+        assert found is not None
+        return (found.text or "").replace("\N{NO-BREAK SPACE}", " ")
+
+    runs = [cell.result for cell in TYPICAL.recipes[0].cells if cell.result]
+    first, last = (np.mean([run.evaluations[place].value for run in runs]) for place in (0, -1))
+    assert f"plain from {first:.4f} at step 25 to {last:.4f} at step 150; " in says("step curve")
+    assert says("step curve").endswith("linear model 0.7100; constant answer 1.6300")
+    seconds = np.mean([run.overall["total_seconds"] for run in runs])
+    assert f"plain {int(seconds // 60)} min" in says("time parts")
+    assert "evaluation 22.0 s, checkpoints 1.4 s" in says("time parts")
+    assert "47.0% padding" in says("padding")
+    assert "on the front" in says("quality and time")
 
 
 def test_a_long_name_is_cut_in_the_middle() -> None:

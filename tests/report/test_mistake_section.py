@@ -1,7 +1,8 @@
 """Where recipes disagree, in the page, in Markdown and in JSON."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,13 @@ def test_the_figures_can_be_taken_away_and_the_json_is_strict(tmp_path: Path) ->
 )
 def test_an_excerpt_ends_between_words_where_there_are_any(text: str, short: str) -> None:
     assert wording.excerpt(text, 12) == short
+
+
+@pytest.mark.parametrize("make", [numbers, labels_of, lambda folder: classes(folder, ["red", "green", "blue"])])
+def test_every_figure_is_told_in_numbers_too(tmp_path: Path, make: Callable[[Path], Comparison]) -> None:
+    drawn = draw_mistakes(make(tmp_path))
+    assert drawn
+    for svg, _ in drawn:
+        says = re.search(r"<desc[^>]*>([^<]+)</desc>", svg)
+        assert says is not None
+        assert len(re.findall(r"\d", says[1])) > 4

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ import pytest
 from jinja2 import Environment
 from markdown_it import MarkdownIt
 
-from browser import find_browser, sizes, visit
+from browser import cut_off, find_browser, sizes, visit
 from comparisons import MEASURES, RECIPES, make_comparison
 from leantune.comparison import Comparison, Effect, Verdict
 from leantune.comparison.paired import Estimate
@@ -34,7 +35,7 @@ EVIL = (
 FAILED = {("batch_16", 1, 2): "TrainingError: <b>not finite</b>\nat step 84"}
 TYPICAL = make_comparison(failed=FAILED, unfinished=[("dynamic", 0, 1)])
 ALL_RUNS = {(name, fold, seed): "no memory" for name in RECIPES for fold in (0, 1) for seed in (0, 1, 2)}
-VOID = {"meta", "link", "br", "img"}
+VOID = {"meta", "link", "br", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -207,6 +208,120 @@ def test_what_is_no_number_is_null_in_the_json() -> None:
     json.dumps(record, allow_nan=False)
 
 
+def test_no_line_parts_a_number_from_its_sign_or_its_unit() -> None:
+    html = report_html(TYPICAL)
+    page = Page(re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", html, flags=re.DOTALL))  # figures have no lines
+    parted = re.compile(r"[×±] \d|[\d%] (?:s|min|h|GiB|tokens/s|points|times|worse|better|to)\b|most \d|[▲▼◆○] ")
+    assert parted.findall("× 0.5, 16.1 s, 1.0 GiB, (11% to 32%)")
+    assert parted.findall("\n".join(page.text)) == []
+    for text in (TYPICAL.recipes[1].effects, TYPICAL.recipes[3].effects):
+        assert parted.findall(wording.answer(dataclasses.replace(TYPICAL.recipes[1], effects=text))) == []
+
+
+def test_headings_are_in_order_and_every_cell_has_a_header_and_every_part_that_scrolls_a_name() -> None:
+    html = report_html(TYPICAL)
+    page = Page(html)
+    assert re.findall(r"<h(\d)", html)[0] == "1"
+    assert set(re.findall(r"<h(\d)", html)[1:]) == {"2"}
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.elements if tag == "th")
+    for table in re.findall(r"<table.*?</table>", html, re.DOTALL):
+        assert "<thead" in table
+        assert re.search(r"<th[^>]*></th>", table) is None
+    for _, attributes in page.elements:
+        if attributes.get("tabindex") == "0":
+            assert attributes.get("role") == "region"
+            assert attributes.get("aria-label") or attributes.get("aria-labelledby")
+
+
+def private(place: Path) -> Comparison:
+    """A comparison of which texts have absolute paths, below a folder and elsewhere."""
+    command = (
+        f"leantune compare {place}/settings/try.yaml --set=base.data.path=/srv/secret/train.csv "
+        "--set 'base.model.name=/srv/secret/my models/small' --output /srv/secret/out"
+    )
+    recipes = {name: dict(what) for name, what in RECIPES.items()}
+    recipes["mixed"]["differs"] = {"model.name": ("/srv/secret/small", "bert-base-uncased")}
+    failed = {("batch_16", 1, 2): "TableError: /srv/secret/train.csv, row 3: found 1/2, expected a number"}
+    return make_comparison(recipes, failed=failed, command=command, notes=(f"It stopped; `{command}` finishes it.",))
+
+
+def test_what_is_published_has_no_absolute_path_and_the_terminal_has_them_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    comparison = unsettled(private(tmp_path))
+    (tmp_path / "out").mkdir()
+    write_report(comparison, tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*.*") if path.suffix in {".html", ".md", ".json", ".csv"}]
+    assert len(files) >= 7
+    for path in files:
+        text = path.read_text("utf-8")
+        assert "secret" not in text, path.name
+        assert str(tmp_path) not in text, path.name
+    page = " ".join("".join(Page((tmp_path / "out" / "report.html").read_text("utf-8")).text).split())
+    command = (
+        "leantune compare settings/try.yaml --set=base.data.path=train.csv --set base.model.name=small --output out"
+    )
+    assert f"{command} --set 'seeds=[0,1,2,3]'" in page
+    assert f"It stopped; `{command}` finishes it." in page
+    assert "TableError: train.csv, row 3: found 1/2, expected a number" in page
+    assert wording.SHORTENED in page
+    assert shlex.split(wording.settling(comparison)[1])[:7] == shlex.split(comparison.command)[:7]
+
+
+def test_a_report_without_absolute_paths_does_not_speak_of_them(tmp_path: Path) -> None:
+    write_report(TYPICAL, tmp_path)
+    assert wording.SHORTENED not in (tmp_path / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("data/train.csv", "data/train.csv"),
+        ("../train.csv", "../train.csv"),
+        ("/srv/secret/train.csv", "train.csv"),
+        ("{here}/data/train.csv", "data/train.csv"),
+        ("{here}", "."),
+    ],
+)
+def test_a_path_is_published_from_the_current_directory_or_as_its_name(
+    path: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert wording.published_path(path.format(here=tmp_path)) == shown
+
+
+def test_a_current_directory_that_holds_everything_hides_nothing_so_names_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir("/")
+    assert wording.published_path("/home/somebody/train.csv") == "train.csv"
+
+
+def unsettled(comparison: Comparison) -> Comparison:
+    """The same with a recipe for whose metric one more seed is needed."""
+    recipe = comparison.recipes[1]
+    wide = dataclasses.replace(recipe.effects["quality_best"], verdict="inconclusive", more_seeds=1)
+    recipe = dataclasses.replace(recipe, effects=recipe.effects | {"quality_best": wide})
+    return dataclasses.replace(comparison, recipes=(comparison.recipes[0], recipe, *comparison.recipes[2:]))
+
+
+def test_more_seeds_go_into_the_same_folder_unless_the_looks_at_them_were_planned() -> None:
+    text, command = wording.settling(unsettled(TYPICAL))
+    assert command == "leantune compare commonlit.yaml --output results --set 'seeds=[0,1,2,3]'"
+    assert "about 1 more seed for best rmse" in text
+    planned = dataclasses.replace(
+        unsettled(TYPICAL), command="leantune compare commonlit.yaml --settle 3 --output results"
+    )
+    text, command = wording.settling(planned)
+    assert command == "leantune compare commonlit.yaml --settle 4 --output results-again"
+    assert "more seeds need a new folder" in text
+    demo = dataclasses.replace(unsettled(TYPICAL), command="leantune demo --output leantune-demo")
+    expected = "leantune compare leantune-demo/experiment.yaml --output leantune-demo --set 'seeds=[0,1,2,3]'"
+    assert wording.settling(demo)[1] == expected
+    assert wording.settling(TYPICAL) == ("", "")
+
+
 def test_an_inconclusive_difference_is_never_called_none() -> None:
     said = answer(effect("train_seconds", 0.98, 0.94, 1.03), effect("quality_best", -0.0025, -0.0061, 0.0011))
     expected = "training time is not settled: 0.98 times as long (0.94 to 1.03); rmse is not settled: "
@@ -318,7 +433,7 @@ def test_ids_are_unique_and_every_reference_has_its_target() -> None:
     references = re.findall(r'(?:href="#|url\(#|aria-labelledby=")([^")]+)', html)
     assert len(ids) == len(set(ids))
     assert len(references) > 100
-    assert set(references) <= set(ids)
+    assert set(" ".join(references).split()) <= set(ids)
 
 
 def test_every_text_of_the_user_is_escaped_in_the_page() -> None:
@@ -434,3 +549,18 @@ def test_the_page_fits_screens_from_a_phone_to_a_desk(folder: Path) -> None:
     for width, (needs, height) in measured.items():
         assert needs <= width
         assert height < 45_000  # no column so narrow that words stand upright
+
+
+def test_no_table_of_a_usual_comparison_is_cut_off_from_a_small_laptop_up(tmp_path: Path) -> None:
+    find_browser()
+    recipes = {name.replace("_", " "): what for name, what in RECIPES.items()}
+    comparison = make_comparison(recipes)
+    cells = [
+        dataclasses.replace(cell, folder=f"runs/batch_16_accumulated-133f8490/fold_{cell.fold}-seed_{cell.seed}")
+        for cell in comparison.recipes[3].cells
+    ]
+    last = dataclasses.replace(comparison.recipes[3], cells=tuple(cells))
+    comparison = dataclasses.replace(comparison, recipes=(*comparison.recipes[:3], last))
+    (tmp_path / "report.html").write_text(report_html(comparison), "utf-8")
+    assert cut_off(tmp_path / "report.html", tmp_path, (500,))[500] != []  # is found out
+    assert cut_off(tmp_path / "report.html", tmp_path, (900, 1280, 1400)) == {900: [], 1280: [], 1400: []}

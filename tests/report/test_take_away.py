@@ -61,7 +61,7 @@ def test_the_csv_of_the_runs_has_a_line_for_each_run(folder: Path) -> None:
 
 
 def test_the_table_to_paste_has_every_recipe_and_verdict() -> None:
-    table = markdown_table(COMPARISON)
+    table = markdown_table(COMPARISON).replace("\N{NO-BREAK SPACE}", " ")
     for recipe in COMPARISON.recipes:
         assert f"**{recipe.name}**" in table
     assert "▼ worse" in table

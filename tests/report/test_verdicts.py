@@ -151,7 +151,7 @@ def table(comparison: Comparison) -> list[tuple[float, float, str]]:
 
 def test_page_and_markdown_show_each_interval_with_the_verdict_that_it_implies(comparison: Comparison) -> None:
     for text in (report_html(comparison), report_md(comparison)):
-        tables = text[text.index("Quality, time and memory") :]
+        tables = text[text.index("Quality, time and memory") :].replace("\N{NO-BREAK SPACE}", " ")
         pairs = re.findall(r"(×\s*|)([−+\d.,]+(?: points)? \[[^\]]+\])(.*?)([▲▼◆○] [a-z ]+[a-z])", tables, re.DOTALL)
         shown = [(is_ratio, *read_interval(interval), verdict[2:]) for is_ratio, interval, _, verdict in pairs]
         tables_only = [entry for entry in shown if entry[3] in ("better", "worse", "as good", "inconclusive")]
@@ -214,7 +214,8 @@ def test_the_terminal_implies_its_verdicts(comparison: Comparison) -> None:
     seen = 0
     for place, line in enumerate(lines):
         columns = re.findall(r"(×\s*)?([−+\d.,]+ \[[^\]]+\])", line.replace("\N{NO-BREAK SPACE}", " "))
-        verdicts = VERDICT.findall(lines[place + 1]) if columns and place + 1 < len(lines) else []
+        below = lines[place + 1].replace("\N{NO-BREAK SPACE}", " ") if place + 1 < len(lines) else ""
+        verdicts = VERDICT.findall(below) if columns else []
         for (is_ratio, interval), verdict in zip(columns, verdicts, strict=False):
             low, high = read_interval(interval)
             expected = implied(

@@ -313,6 +313,13 @@ def test_shares_are_divided_by_their_sum_and_named_by_their_columns():
     assert targets.describe(np.array([0, 1])) == "mean a 0.667, b 0.167, c 0.167"
 
 
+def test_of_many_classes_or_columns_a_few_are_described_and_the_rest_counted():
+    classes = parse_targets(table_of(a=[f"class {number % 9}" for number in range(18)]), "auto")
+    assert classes.describe(np.arange(18)).endswith("class 5: 2 and 3 more")
+    labels = parse_targets(table_of(**{name: ["0", "1"] for name in "abcdefgh"}), "multilabel")
+    assert labels.describe(np.array([0, 1])) == "mean " + ", ".join(f"{name} 0.5" for name in "abcdef") + " and 2 more"
+
+
 @pytest.mark.parametrize("share", ["0.499", "0.501"])
 def test_shares_that_add_up_to_1_within_a_thousandth_are_taken(share):
     assert parse_targets(table_of(a=["0.5", "1"], b=[share, "0"]), "soft").kind == "soft"

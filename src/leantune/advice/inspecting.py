@@ -30,7 +30,7 @@ from leantune.advice.table_parts import (
 from leantune.advice.token_part import describe_tokens
 from leantune.inference.out_of_fold import OutOfFold, read_out_of_fold
 from leantune.inference.trained_run import open_run
-from leantune.inspection.findings import Finding, duplicates_across_folds, percent, untrained_classes
+from leantune.inspection.findings import Finding, duplicates_across_folds, percent, row_text, untrained_classes
 from leantune.inspection.leakage import (
     NearCopies,
     column_predicts_target,
@@ -56,7 +56,6 @@ from leantune.system.settings import check
 from leantune.tables.columns import resolve_targets
 from leantune.tables.folds import fold_table
 from leantune.tables.memory import MemoryTable, as_origin
-from leantune.tables.readers import shown
 from leantune.tables.table import DataSettings, Table, read_table
 
 NO_MODEL = "none"
@@ -183,7 +182,14 @@ def inspect_table(config: Config, ignored: tuple[str, ...], *, has_model: bool) 
         data={name: part.data for name, part in parts.items()},
         settings=settings,
         ignored=ignored,
+        places=_places(config),
     )
+
+
+def _places(config: Config) -> tuple[str, ...]:
+    """Return the paths that settings name: of the table and of the model, which may also be a name."""
+    files = (path for path in config.data.files if not isinstance(path, MemoryTable))
+    return (*map(str, files), config.model.name)
 
 
 def _few(names: tuple[str, ...]) -> str:
@@ -203,13 +209,14 @@ def _describe_copies(table: Table, copies: NearCopies) -> Part:
         (
             f"{table.place(int(one))[1] + 1} and {table.place(int(other))[1] + 1}",
             percent(float(copies.similarity[place])),
-            f"{shown(table.texts[-1][int(one)].as_py(), 80)} / {shown(table.texts[-1][int(other)].as_py(), 80)}",
+            f"{row_text(table, int(one), 80)} / {row_text(table, int(other), 80)}",
         )
         for place in order
         for one, other in [copies.pairs[place]]
     )
-    said = f"{copies.compared:,} rows were compared; {len(copies.pairs):,} pairs share 80% or more of their runs of 5 "
-    said += "characters. The findings above say how many of them have one text in training and the other in validation."
+    pairs = "1 pair shares" if len(copies.pairs) == 1 else f"{len(copies.pairs):,} pairs share"
+    said = f"{copies.compared:,} rows were compared; {pairs} 80% or more of the runs of 5 characters. The findings above "
+    said += "say how many of them have one text in training and the other in validation."
     blocks: list[Block] = [Paragraph(text=said)]
     if lines:
         blocks.append(Cells(head=("rows", "alike", "texts"), lines=lines, has_texts=True))
@@ -253,6 +260,7 @@ def inspect_run(folder: Path, ignored: tuple[str, ...], assignments: tuple[str, 
         sections=tuple(sections),
         data={name: part.data for name, part in parts.items()},
         ignored=ignored,
+        places=_places(run.config),
     )
 
 

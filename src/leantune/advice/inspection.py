@@ -3,9 +3,10 @@
 import functools
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from leantune.advice.blocks import Cells, Code, Paragraph, Section
+from leantune.advice.blocks import Block, Cells, Code, Figure, Paragraph, Section
 from leantune.inspection.catalogue import BY_CODE
 from leantune.inspection.findings import Finding
 from leantune.report import drawing
-from leantune.report.pages import code_block
-from leantune.report.wording import escape_markdown
+from leantune.report.pages import code_block, prose
+from leantune.report.wording import SHORTENED, escape_markdown, published_path
 from leantune.system.errors import SettingsError
 from leantune.system.files import write_text
 from leantune.system.terminal import printable
@@ -47,6 +48,8 @@ class Inspection:
     """YAML that `leantune train --config` takes, with a reason beside each line; "" where none is advised."""
     ignored: tuple[str, ...] = ()
     """Codes of findings that were left out."""
+    places: tuple[str, ...] = ()
+    """Paths in its texts, as they were given. The pages have no absolute ones (see `published_path`)."""
 
     def html(self) -> str:
         """Return the page: one file without scripts that loads nothing; all texts in it are escaped."""
@@ -108,17 +111,35 @@ class Inspection:
         )
 
     def _view(self) -> dict[str, Any]:
+        findings = [finding.record() for finding in self.findings]
         return {
-            "title": self.title,
-            "subtitle": self.subtitle,
+            "title": self._published(self.title),
+            "subtitle": self._published(self.subtitle),
             "summary": self.summary(),
-            "findings": [finding.record() for finding in self.findings],
+            "findings": [{name: self._published(text) for name, text in record.items()} for record in findings],
             "ignored": self.ignored,
-            "sections": [
-                (section.title, [(type(block).__name__, block) for block in section.blocks])
-                for section in self.sections
-            ],
+            "sections": [(section.title, list(self._parts(section))) for section in self.sections],
+            "has_settings": bool(self.settings),
+            "shortened": SHORTENED if any(published_path(place) != place for place in self.places) else "",
         }
+
+    def _parts(self, section: Section) -> Iterator[tuple[str, Block | list[Figure]]]:
+        """Yield the kind of each block and the block, figures that follow each other together."""
+        for are_figures, blocks in groupby(section.blocks, lambda block: isinstance(block, Figure)):
+            if are_figures:
+                yield "Figures", [figure for figure in blocks if isinstance(figure, Figure) and figure.svg]
+                continue
+            for block in blocks:
+                match block:
+                    case Paragraph() | Code():
+                        yield type(block).__name__, replace(block, text=self._published(block.text))
+                    case _:
+                        yield type(block).__name__, block
+
+    def _published(self, text: str) -> str:
+        for place in sorted(self.places, key=len, reverse=True):
+            text = text.replace(place, published_path(place))
+        return text
 
     def summary(self) -> str:
         """Return one sentence: how many findings of each severity there are."""
@@ -183,6 +204,11 @@ def _rich(block: Cells) -> RichTable:
     return table
 
 
+def _sentence(text: str) -> str:
+    """Return what was found with a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
 @functools.cache
 def _template(kind: str) -> Template:
     environment = Environment(
@@ -195,4 +221,6 @@ def _template(kind: str) -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["code_block"] = code_block
+    environment.filters["prose"] = prose
+    environment.filters["sentence"] = _sentence
     return environment.get_template(f"inspection.{kind}.j2")

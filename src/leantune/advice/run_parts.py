@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leantune.advice import drawings
 from leantune.advice.blocks import Block, Cells, Figure, Paragraph, Section
 from leantune.advice.table_parts import MOST_LINES, Part
+from leantune.comparison.words import minus
 from leantune.inference.intervals import bootstrap_intervals
 from leantune.inference.out_of_fold import OutOfFold
 from leantune.inference.trained_run import TrainedRun
@@ -39,6 +40,11 @@ from leantune.training.metrics import LOWER_IS_BETTER, metric_names
 Floats = NDArray[np.float64]
 
 CALIBRATION_TO_WARN = 0.05
+CALIBRATE = {
+    "high": "train fewer epochs, or try loss.label_smoothing",
+    "low": "train more epochs, or with less loss.label_smoothing",
+}
+"""What brings probabilities nearer to what comes true, where they are too high and where they are too low."""
 LEAST_ROWS = 20
 """Of a group that is told by itself."""
 STANDARD_ERRORS = 4.0
@@ -120,8 +126,8 @@ def describe_run(answers: Answers) -> Part:
         lines.append(
             (
                 name,
-                figure(best[name], 4),
-                "–" if interval is None else f"[{interval[0]:.4g}, {interval[1]:.4g}]",
+                _value(best[name]),
+                "–" if interval is None else minus(f"[{interval[0]:.4g}, {interval[1]:.4g}]"),
                 *(_value((yardsticks.get(of) or {}).get(name)) for of in ("linear", "constant")),
             )
         )
@@ -160,7 +166,7 @@ def describe_run(answers: Answers) -> Part:
 
 
 def _value(value: float | None) -> str:
-    return "–" if value is None else figure(value, 4)
+    return "–" if value is None else minus(figure(value, 4))
 
 
 def describe_errors(answers: Answers) -> Part:
@@ -301,13 +307,13 @@ def describe_calibration(answers: Answers) -> Part:
                 severity="warning",
                 found=f"the probabilities of {what} are too {direction}: {error:.3f} off on average (mean "
                 f"{said.mean():.3f}, right {was.mean():.3f})",
-                advice="do not read them as probabilities; fit thresholds with `leantune predict --decide METRIC`, "
-                "train fewer epochs, or try loss.label_smoothing",
+                advice="do not read them as probabilities; fit thresholds with `leantune predict --decide METRIC`, or "
+                + CALIBRATE[direction],
             )
         )
     blocks: tuple[Block, ...] = (
         Figure(
-            svg=plots.reliability("calibration", "Calibration", [(1, bins)]),
+            svg=plots.reliability("calibration", "Calibration", [(1, "the run", bins)]),
             caption=f"Probability of {what} in {len(bins.said)} bins of about equal size, and how often it was right. "
             "On the line, probabilities come true.",
         ),
@@ -356,15 +362,15 @@ def describe_doubts(answers: Answers) -> Part:
                 (answers.name(r), answers.truth(r), other[i], f"{worth[i]:.2f}", answers.text(r))
                 for i, r in enumerate(rows[: 2 * MOST_LINES].tolist())
             ),
-            caption=f"The {min(count, 2 * MOST_LINES)} of {count:,} that are most in doubt. The model may be wrong, "
-            "too.",
+            caption=f"The worst first{f', {2 * MOST_LINES} of {count:,}' if count > 2 * MOST_LINES else ''}. The model "
+            "may be wrong, too.",
             has_texts=True,
         )
         findings.append(
             Finding(
                 code="LT601",
                 severity="note",
-                found=f"{count_rows(count)} of {len(found.rows):,} {'is' if count == 1 else 'are'} probably labelled "
+                found=f"{count:,} of {count_rows(len(found.rows))} {'is' if count == 1 else 'are'} probably labelled "
                 f"wrongly, such as row {answers.name(int(rows[0]))}: {answers.truth(int(rows[0]))}, and the model says "
                 f"{other[0]}",
                 advice="look at the rows that the page lists, and correct those that are wrong",
@@ -383,11 +389,11 @@ def describe_parts(answers: Answers, lengths: NDArray[np.int64] | None) -> Part:
     blocks: list[Block] = []
     data: dict[str, Any] = {"error": name}
     findings: list[Finding] = []
-    count = min(5, len(errors) // LEAST_ROWS)
+    count = min(5, 2 * len(errors) // (3 * LEAST_ROWS))  # so that equal lengths leave no part too small
     if lengths is not None and count >= 2 and len(np.unique(lengths)) > count:
         edges = np.unique(np.quantile(lengths, np.linspace(0, 1, count + 1)).round().astype(np.int64))
         which = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, len(edges) - 2)
-        labels = [f"{low:,} to {high:,}" for low, high in pairwise(edges.tolist())]
+        labels = [f"{low:,} to {high - 1:,}" for low, high in pairwise([*edges[:-1].tolist(), int(edges[-1]) + 1])]
         blocks.append(_parts_table("characters", labels, which, errors, name))
         findings += _differs("texts of {} characters", labels, which, errors, name)
         data["by_length"] = _means(labels, which, errors)

@@ -191,11 +191,7 @@ def _yaml(
     if config.tokens.truncation != "head_tail" or sequences.truncated_rows:
         lines.append(_line("truncation", config.tokens.truncation, "both ends usually say most", indent=2))
     lines += ["batching:", _line("batch_size", effective.batching.batch_size, "rows an optimizer step", indent=2)]
-    layout = best.changes.get("batching", {}).get("layout", effective.batching.layout)
-    lines.append(_line("layout", layout, _gain(layout, default, best), indent=2))
-    if (micro := best.changes.get("batching", {}).get("micro_batch", "auto")) != "auto":
-        ratio = best.measured.seconds_per_epoch / default.measured.seconds_per_epoch
-        lines.append(_line("micro_batch", micro, f"measured: {ratio:.2f} times the default's time", indent=2))
+    lines += batching_lines(effective.batching.layout, default, best)
     lines.append(
         _line(
             "precision",
@@ -225,7 +221,7 @@ def _yaml(
         reason = "the usual one for this task" if config.evaluation.metric == "auto" else "as asked"
     if config.fold != "none":
         lines += ["evaluation:", _line("metric", metric, reason, indent=2)]
-    if "LT401" in codes or "LT402" in codes:
+    if any(finding.code in ("LT401", "LT402") and finding.severity == "warning" for finding in findings):
         lines += _comment(
             "Copies stand in several folds (LT401, LT402), so that the metrics will be too good. Name a column that is "
             "the same for all copies with data.group, or remove them."
@@ -235,11 +231,17 @@ def _yaml(
     return "\n".join(lines) + "\n"
 
 
-def _gain(layout: str, default: Candidate, best: Candidate) -> str:
-    share = best.measured.seconds_per_epoch / default.measured.seconds_per_epoch
-    if best is not default:
-        return f"measured: {share:.2f} times the time of the default, and learns the same"
-    return "the fastest of those that were measured and learn the same" if layout else ""
+def batching_lines(layout: str, default: Candidate, best: Candidate) -> list[str]:
+    """Write the layout and the micro-batch of the best candidate, with the reason for each; `layout`: the default's."""
+    gain = best.measured.seconds_per_epoch / default.measured.seconds_per_epoch
+    faster = f"measured: {gain:.2f} times the time of the default, and learns the same"
+    changes = best.changes.get("batching", {})
+    chosen, micro_batch = changes.get("layout", layout), changes.get("micro_batch", "auto")
+    usual = "the fastest of those that were measured and learn the same"
+    lines = [_line("layout", chosen, usual if chosen == layout else faster, indent=2)]
+    if micro_batch != "auto":
+        lines.append(_line("micro_batch", micro_batch, faster, indent=2))
+    return lines
 
 
 def _line(name: str, value: Any, reason: str, *, indent: int) -> str:

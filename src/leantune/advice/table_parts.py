@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from leantune.advice import drawings
 from leantune.advice.blocks import Block, Cells, Figure, Paragraph, Section
+from leantune.comparison.words import minus
 from leantune.inference.intervals import bootstrap_differences, bootstrap_intervals
 from leantune.inspection.findings import Finding, percent, rows_of_classes
+from leantune.inspection.leakage import readable_target
 from leantune.inspection.target_checks import target_correlations
+from leantune.report.wording import shorten
 from leantune.system.formatting import figure
 from leantune.tables.folds import Folds
 from leantune.tables.memory import MemoryTable
@@ -25,6 +28,9 @@ from leantune.training.scoring import compute_metrics
 from leantune.training.yardsticks import Yardsticks, measure_yardsticks
 
 MOST_LINES = 12
+MOST_COLUMNS = 30
+MOST_TARGETS = 6
+"""Target columns that are described one by one."""
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Of the training rows, for the learning curve."""
 LEAST_ROWS_TO_LEARN = 40
@@ -62,10 +68,11 @@ def describe_table(
     columns: list[tuple[str, str, pa.Array]] = []
     for number, (name, cells) in enumerate(zip(settings.text, table.texts, strict=True), start=1):
         columns.append((name, "text" if len(table.texts) == 1 else f"text {number}", cells))
-    columns += [(name, f"target ({targets.kind})", cells) for name, cells in table.targets.items()]
+    truths = [(name, f"target ({targets.kind})", cells) for name, cells in table.targets.items()]
     roles = {settings.id: "id", settings.group: "group"}
-    columns += [(name, roles.get(name, "not used"), cells) for name, cells in others.items()]
-    shown_columns = columns[:30]
+    rest = [(name, roles.get(name, "not used"), cells) for name, cells in others.items()]
+    shown_columns = [*columns, *truths[:MOST_TARGETS], *rest][:MOST_COLUMNS]
+    columns += [*truths, *rest]
     lines = tuple(
         (
             name,
@@ -78,7 +85,7 @@ def describe_table(
     )
     blocks: list[Block] = [
         Paragraph(
-            text=f"{len(table):,} rows. {targets.reason} "
+            text=f"{len(table):,} rows, read as {targets.reason} "
             f"{_fold_sentence(folds)}{' ' if folds.notes else ''}{' '.join(folds.notes)}"
         ),
         Cells(head=("column", "read as", "different", "empty", "for example"), lines=lines, has_texts=True),
@@ -92,7 +99,7 @@ def describe_table(
             lines=tuple(
                 (
                     str(table.place(int(row))[1] + 1),
-                    shown(", ".join(cells[int(row)].as_py() for cells in table.targets.values()), 24).strip("'"),
+                    shorten(_target_text(table, targets, int(row)), 40),
                     " | ".join(shown(column[int(row)].as_py(), 110) for column in table.texts),
                 )
                 for row in rows
@@ -113,6 +120,13 @@ def describe_table(
             ],
         },
     )
+
+
+def _target_text(table: Table, targets: Targets, row: int) -> str:
+    """Return a row's target as the table has it; of labels the names of those that are there."""
+    if targets.kind == "multilabel":
+        return readable_target(targets, row)
+    return ", ".join(cells[row].as_py() for cells in table.targets.values())
 
 
 def _example(cells: pa.Array) -> str:
@@ -152,7 +166,7 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
         blocks.append(
             Cells(
                 head=("target", *head),
-                lines=tuple((name, *(f"{value:,.4g}" for value in v)) for name, v in statistics.items()),
+                lines=tuple((name, *(minus(f"{value:,.4g}") for value in v)) for name, v in statistics.items()),
             )
         )
         data["statistics"] = {name: dict(zip(head, values, strict=True)) for name, values in statistics.items()}
@@ -162,13 +176,14 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
                 caption=f"Values of {name}, all rows.",
             )
             for place, (name, values) in enumerate(zip(targets.columns, targets.values.T, strict=True))
-            if place < 6
+            if place < MOST_TARGETS
         ]
     else:
         counts = targets.values.sum(axis=0) if targets.kind == "soft" else rows_of_classes(targets, all_rows)
         order = np.argsort(-counts, kind="stable")
         top = [*order] if len(order) <= 2 * MOST_LINES else [*order[:MOST_LINES], *order[-MOST_LINES:]]
         share = counts / len(targets.values)
+        what, plural = ("label", "labels") if targets.kind == "multilabel" else ("class", "classes")
         blocks.append(
             Figure(
                 svg=drawings.bars(
@@ -178,13 +193,14 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
                     [float(counts[place]) for place in top],
                     [f"{counts[place]:,.0f} ({percent(float(share[place]))})" for place in top],
                 ),
-                caption=f"Rows of {'all' if len(top) == len(order) else f'the {MOST_LINES} most and least frequent'} "
-                f"{len(order)} {'labels' if targets.kind == 'multilabel' else 'classes'}.",
+                caption=f"Rows of each {what}."
+                if len(top) == len(order)
+                else f"Rows of the {MOST_LINES} most and the {MOST_LINES} least frequent of {len(order)} {plural}.",
             )
         )
         blocks.append(
             Cells(
-                head=("class" if targets.kind != "multilabel" else "label", "rows", "share"),
+                head=(what, "rows", "share"),
                 lines=tuple(
                     (targets.classes[p], f"{counts[p]:,.0f}", percent(float(share[p]))) for p in top[:MOST_LINES]
                 ),
@@ -198,7 +214,7 @@ def describe_targets(targets: Targets, folds: Folds, numbers: list[int]) -> Part
         blocks.append(
             Cells(
                 head=("targets", "correlation"),
-                lines=tuple((f"{a} and {b}", f"{r:.2f}") for (a, b), r in strongest),
+                lines=tuple((f"{a} and {b}", minus(f"{r:.2f}")) for (a, b), r in strongest),
                 caption="Pearson correlation of the targets, the strongest first.",
             )
         )
@@ -239,6 +255,7 @@ def measure_simple_answers(
     ]
     whole = made[-1][1]
     lines: list[tuple[str, ...]] = []
+    scores: dict[str, float] = {}
     data: dict[str, Any] = {"metric": metric, "fold": number, "validation_rows": len(validation), "curve": []}
     for name, predicted in (("constant answer", whole.constant), ("linear model", whole.linear)):
         if predicted is None:
@@ -246,10 +263,12 @@ def measure_simple_answers(
             continue
         value, interval = _score(targets, truth, predicted, metric)
         lines.append((name, _number(value), _interval(interval)))
+        if value is not None:
+            scores[name] = value
         data[name.replace(" ", "_")] = {"value": value, "interval": interval}
     blocks: list[Block] = [
         Cells(
-            head=("", metric, "95% interval"),
+            head=("answer", metric, "95% interval"),
             lines=tuple(lines),
             caption=f"On the {len(validation):,} validation rows of fold {number}; "
             f"{'lower' if metric in LOWER_IS_BETTER else 'higher'} is better. The linear model sees n-grams of words "
@@ -289,13 +308,10 @@ def measure_simple_answers(
         said, finding = _more_rows(metric, gain, points)
         blocks.append(Paragraph(text=said))
         findings += finding
-    target = next((line for line in reversed(lines) if line[2]), None)
-    if target is not None:
-        blocks.append(
-            Paragraph(
-                text=f"An encoder must beat {metric} {target[1]} ({target[0]}) on these rows to be worth its time."
-            )
-        )
+    if scores:
+        name = (min if metric in LOWER_IS_BETTER else max)(scores, key=lambda name: scores[name])
+        said = f"An encoder must beat {metric} {_number(scores[name])} ({name}) on these rows to be worth its time."
+        blocks.append(Paragraph(text=said))
     return Part(
         section=Section(title="What any model must beat", blocks=tuple(blocks)), data=data, findings=tuple(findings)
     )
@@ -352,7 +368,8 @@ def _more_rows(
         return "Whether more rows would help cannot be told.", []
     rises = gain[1] < 0 if metric in LOWER_IS_BETTER else gain[0] > 0
     step = points[-1][1][0] - points[-2][1][0]
-    said = f"from {points[-2][0]:,} to {points[-1][0]:,} rows {metric} changed by {step:+.3g} {_interval(gain)}"
+    change = minus(f"{step:+.3g}")
+    said = f"from {points[-2][0]:,} to {points[-1][0]:,} rows {metric} changed by {change} {_interval(gain)}"
     if not rises:
         return f"The linear model gained nothing that can be shown from the last doubling: {said}.", []
     finding = Finding(
@@ -365,8 +382,8 @@ def _more_rows(
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else figure(value, 4)
+    return "–" if value is None else minus(figure(value, 4))
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"[{interval[0]:.4g}, {interval[1]:.4g}]"
+    return "–" if interval is None else minus(f"[{interval[0]:.4g}, {interval[1]:.4g}]")

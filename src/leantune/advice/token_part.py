@@ -46,7 +46,7 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
     cuts = [_cut(sequences, limit, encoder) for limit in limits]
     blocks.append(
         Cells(
-            head=("max_length", "rows cut", "tokens cut: head, tail, head_tail", "windows: read an epoch of all"),
+            head=("max_length", "rows cut", "tokens cut by head, tail, head_tail", "windows instead"),
             lines=tuple(
                 (
                     f"{c['max_length']:,}",
@@ -57,7 +57,8 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
                 for c in cuts
             ),
             caption="What tokens.max_length cuts. head, tail and head_tail cut as many tokens, at other places: head "
-            "keeps the beginning, tail the end, head_tail both ends. windows cuts nothing.",
+            "keeps the beginning, tail the end, head_tail both ends. windows cuts nothing: each epoch reads one window "
+            "of each row.",
         )
     )
     padding = [*_padding(prepared)]
@@ -85,7 +86,7 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
     scripts = _unknown_scripts(prepared.tokenizer, table, unknown)
     used = len(sequences.used_ids(encoder.vocabulary_size))
     total, all_tokens = int(unknown.sum()), int(tokens.sum())
-    said = f"{total:,} of {all_tokens:,} tokens are unknown to the tokenizer"
+    said = f"{f'{total:,} of' if total else 'None of the'} {all_tokens:,} tokens are unknown to the tokenizer"
     if scripts:
         named = ", ".join(f"{name} {count:,}" for name, count in scripts.most_common(6))
         said += f": by script, in the rows that have most of them, {named}"
@@ -97,7 +98,7 @@ def describe_tokens(prepared: Prepared, encoder: Encoder, table: Table, model: s
     )
     findings = [
         *unknown_tokens(table, unknown, tokens, model=model, allowed=False),
-        *_cut_texts(sequences),
+        *_cut_texts(sequences, encoder.position_limit),
     ]
     return Part(
         section=Section(title="Lengths and tokens", blocks=tuple(blocks)),
@@ -137,13 +138,16 @@ def _cut(sequences: Sequences, limit: int, encoder: Encoder) -> dict[str, Any]:
     }
     cut, windows = made["head_tail"], made["windows"]
     read = int(windows.lengths.sum(dtype=np.int64))
-    every = int((windows.lengths * windows.windows.astype(np.int64)).sum())
+    every = int(sequences.full_lengths.sum(dtype=np.int64))
     return {
         "max_length": limit,
         "rows_cut": cut.truncated_rows / len(cut.lengths),
         "tokens_cut": cut.cut_share,
         "windows": int(windows.windows.sum(dtype=np.int64)),
-        "said": f"{windows.windowed_rows:,} rows in up to {int(windows.windows.max())} windows; {_share(read / every)}",
+        "said": f"{count_rows(windows.windowed_rows)} in up to {int(windows.windows.max())} windows; an epoch reads "
+        f"{_share(read / every)} of all tokens"
+        if windows.windowed_rows
+        else "no row needs more than one",
     }
 
 
@@ -175,17 +179,19 @@ def _padding(prepared: Prepared) -> Iterator[tuple[str, float, int]]:
         yield name, 1 - total / positions, positions
 
 
-def _cut_texts(sequences: Sequences) -> Iterator[Finding]:
+def _cut_texts(sequences: Sequences, limit: int | None) -> Iterator[Finding]:
     if not sequences.truncated_rows:
         return
     share = sequences.cut_share
+    longer = "choose a model with a higher limit"
+    if limit is None or sequences.max_length < limit:
+        longer = f"raise tokens.max_length{'' if limit is None else f' (the model reads {limit:,})'}"
     yield Finding(
         code="LT202",
         severity="warning" if share > CUT_TO_WARN else "note",
         found=f"{count_rows(sequences.truncated_rows)} are longer than {sequences.max_length:,} tokens and lose "
         f"{percent(share)} of all tokens",
-        advice="read all of them with tokens.truncation: windows, or choose a model with a higher limit, if what is "
-        "cut matters",
+        advice=f"if what is cut matters, read all of it with tokens.truncation: windows, or {longer}",
     )
 
 

@@ -15,18 +15,19 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def value_text(value: float | None, unit: str) -> str:
-    """Return a run's or a mean's value in its unit, `unit` as in `Measure`; `–` for None."""
+    """Return a run's or a mean's value in its unit, `unit` as in `Measure`; `–` for None. Neither this nor any other
+    number here is parted from its unit or its sign where a line ends."""
     if value is None:
         return "–"
     match unit:
         case "s":
-            return duration(value)
+            return duration(value).replace(" ", NO_BREAK)
         case "bytes":
-            return f"{figure(value / 2**30, 2)} GiB"
+            return f"{figure(value / 2**30, 2)}{NO_BREAK}GiB"
         case "share":
             return f"{value:.1%}"
         case "tokens/s":
-            return f"{value:,.0f} tokens/s"
+            return f"{value:,.0f}{NO_BREAK}tokens/s"
         case _:
             return minus(figure(value, 4))
 
@@ -37,17 +38,18 @@ def spread_text(spread: float | None, mean: float | None, unit: str) -> str:
         return ""
     match unit:
         case "bytes":
-            return f"± {spread / 2**30:.2f}"
+            text = f"{spread / 2**30:.2f}"
         case "share":
-            return f"± {spread:.1%}"
+            text = f"{spread:.1%}"
         case "tokens/s":
-            return f"± {spread:,.0f}"
+            text = f"{spread:,.0f}"
         case "s":
-            return f"± {duration(spread)}"
+            text = value_text(spread, unit)
         case _:
             mantissa = figure(mean, 4)
             places = 0 if "e" in mantissa else len(mantissa.partition(".")[2])
-            return f"± {spread:,.{places}f}" if places else f"± {figure(spread, 2)}"
+            text = f"{spread:,.{places}f}" if places else figure(spread, 2)
+    return f"±{NO_BREAK}{text}"
 
 
 def effect_text(effect: Effect) -> str:
@@ -59,8 +61,8 @@ def effect_text(effect: Effect) -> str:
     if effect.estimate is None:
         return "not compared"
     if effect.measure.kind == "ratio":
-        return f"× {' '.join(ratio_texts(effect.estimate))}"
-    scale, after, most = (100, " points", 1) if effect.measure.unit == "share" else (1, "", 4)
+        return f"×{NO_BREAK}{' '.join(ratio_texts(effect.estimate))}"
+    scale, after, most = (100, f"{NO_BREAK}points", 1) if effect.measure.unit == "share" else (1, "", 4)
     known = [effect.estimate.value, effect.estimate.low, effect.estimate.high]
     value, *bounds = (bound * scale for bound in known if bound is not None)
     places = places_for((bounds[1] - bounds[0]) / 2 if len(bounds) == 2 else abs(value), most)
@@ -133,15 +135,15 @@ def places_for(size: float, most: int = 4) -> int:
 
 def verdict_text(effect: Effect) -> str:
     """Return the verdict with its shape: `▲ better`; where there is no interval, that, and why."""
-    estimate = effect.estimate
+    estimate, said = effect.estimate, str(effect.verdict)
     if estimate is None:
-        return f"{MARKS['inconclusive']} {effect.reason or 'no pair'}"
-    if estimate.low is None and effect.verdict != "inconclusive":
-        return f"{MARKS[effect.verdict]} {effect.verdict} ({effect.reason})"
-    if estimate.low is None:
+        said = effect.reason or "no pair"
+    elif estimate.low is None and effect.verdict != "inconclusive":
+        said = f"{effect.verdict} ({effect.reason})"
+    elif estimate.low is None:
         why = "one pair" if estimate.pairs == 1 else f"equal in all {estimate.pairs} pairs"
-        return f"{MARKS['inconclusive']} no interval ({why})"
-    return f"{MARKS[effect.verdict]} {effect.verdict}"
+        said = f"no interval ({why})"
+    return f"{MARKS[effect.verdict]}{NO_BREAK}{said}"
 
 
 def minus(text: str) -> str:

@@ -117,7 +117,8 @@ CHECKS = (
         "duplicates_across_folds",
         "folds",
         finds="Validation rows whose text a training row of the same fold has, too.",
-        how="Compares whole texts without the whitespace around them; of pairs, both texts.",
+        how="Compares whole texts without the whitespace around them; of pairs, both texts. A warning above 1% of the "
+        "rows.",
         why="The metrics are better than on new texts.",
     ),
     _check(
@@ -125,7 +126,8 @@ CHECKS = (
         "near_duplicates_across_folds",
         "folds",
         finds="Validation rows whose text is nearly the same as that of a training row.",
-        how="Two texts share 80% of their runs of 5 characters or more (exact Jaccard similarity, not an estimate).",
+        how="Two texts share 80% of their runs of 5 characters or more (exact Jaccard similarity, not an estimate). A "
+        "warning above 1% of the rows.",
         why="The metrics are better than on new texts.",
     ),
     _check(
@@ -141,7 +143,7 @@ CHECKS = (
         "contradicting_targets",
         "targets",
         finds="The same text with different targets.",
-        how="Compares the targets of rows whose texts are the same.",
+        how="Compares the targets of rows whose texts are the same. A warning above 1% of the rows.",
         why="No model can be right on all of these rows. They bound what can be reached.",
     ),
     _check(

@@ -28,6 +28,8 @@ UNKNOWN_SHARE_TO_WARN = 0.05
 """Share of unknown tokens that a few emoji or names do not reach, and a second script in the texts does."""
 UNKNOWN_SHARE_TO_REFUSE = 0.9
 """Share at which the model reads nearly nothing: the texts are in a script that its tokenizer does not have."""
+FEW = 0.01
+"""Share of rows that hardly move a metric."""
 MOST_NAMED = 5
 """Classes that a text names."""
 MOST_EXAMPLES = 3
@@ -127,10 +129,11 @@ def duplicates_across_folds(table: Table, folds: Folds, numbers: Sequence[int]) 
         advice = "let all copies train or all copies validate, or remove them"
     elif table.groups is not None:
         advice = "give all copies the same group (data.group), which keeps them together, or remove them"
+    share = len(found) / validating
     yield Finding(
         code="LT401",
-        severity="warning",
-        found=f"{len(found):,} of {validating:,} validation rows ({percent(len(found) / validating)}) have a {what} "
+        severity="warning" if share > FEW else "note",
+        found=f"{len(found):,} of {validating:,} validation rows ({percent(share)}) have a {what} "
         f"that also trains, such as {examples}. The metrics are better than on new texts",
         advice=advice,
     )
@@ -204,6 +207,11 @@ def _examples(table: Table, copies: IntArray, originals: IntArray) -> str:
         is_beside = path == table.place(row)[0]
         said.append(f"{table.describe_place(row)} (as {'' if is_beside else f'{path}, '}row {number + 1})")
     return ", ".join(said)
+
+
+def row_text(table: Table, row: int, characters: int = 50) -> str:
+    """Return a row's text, shortened; of a pair both."""
+    return " | ".join(shown(column[row].as_py(), characters) for column in table.texts)
 
 
 def count_rows(count: int) -> str:

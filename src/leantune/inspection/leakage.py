@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from leantune.inspection.findings import Finding, count_rows, percent, text_codes
+from leantune.inspection.findings import FEW, Finding, count_rows, percent, row_text, text_codes
 from leantune.inspection.similarity import MOST_TEXTS, alike_pairs, chosen_rows
 from leantune.inspection.target_checks import target_matrix
 from leantune.tables.folds import Folds
-from leantune.tables.readers import shown
 from leantune.tables.table import Table, numbers_or_nan
 from leantune.tables.targets import Targets
 
@@ -23,8 +22,15 @@ IntArray = NDArray[np.int64]
 
 TELLS = 0.05
 """R² from which a column tells the target: by chance, that of other rows is below 0."""
+BEGINNING = "the beginning of "
 NEIGHBOURS = 5
 """On each side, in the order of ids."""
+ONE_TARGET = {
+    "binary": "the most frequent class",
+    "multiclass": "the most frequent class",
+    "multilabel": "the labels that most of them have",
+}
+"""What rows that contradict each other may be given, by task; of numbers and shares the mean."""
 LEAST_GROUPS = 10
 LEAST_ROWS = 50
 """Of fewer rows nothing is said: chance would say it."""
@@ -66,11 +72,10 @@ def near_duplicates_across_folds(
     share = len(found) / len(validating)
     yield Finding(
         code="LT402",
-        severity="warning" if share > 0.01 else "note",
+        severity="warning" if share > FEW else "note",
         found=f"{len(found):,} of {len(validating):,} validation rows ({percent(share)}) have nearly the text of a "
-        f"training row, such as {table.describe_place(one_row)} ({shown(table.texts[0][one_row].as_py(), 50)}) and "
-        f"{table.describe_place(other_row)} ({shown(table.texts[0][other_row].as_py(), 50)}); the metrics are better "
-        "than on new texts",
+        f"training row, such as {table.describe_place(one_row)} ({row_text(table, one_row)}) and "
+        f"{table.describe_place(other_row)} ({row_text(table, other_row)}); the metrics are better than on new texts",
         advice="keep such rows together with data.group, or remove one of each pair",
     )
 
@@ -90,7 +95,7 @@ def duplicates(table: Table, copies: NearCopies) -> Iterator[Finding]:
         row = int((codes == code).argmax())
         parts.append(
             f"{count_rows(repeated)} share their text with another row; most often, {counts[code]} times, "
-            f"{shown(table.texts[0][row].as_py(), 50)} ({table.describe_place(row)})"
+            f"{row_text(table, row)} ({table.describe_place(row)})"
         )
     if near:
         parts.append(f"{count_rows(near)} share 80% or more of their text with another row")
@@ -117,18 +122,19 @@ def contradicting_targets(table: Table, targets: Targets) -> Iterator[Finding]:
     worst = int(spread.argmax())
     rows = np.flatnonzero(codes == worst)
     rows = rows[np.argsort(matrix[rows, int((high - low)[worst].argmax())], kind="stable")][[0, -1]]
-    cells = [_readable(targets, int(row)) for row in rows]
+    cells = [readable_target(targets, int(row)) for row in rows]
     what = f"{table.describe_place(int(rows[0]))} ({cells[0]}) and {table.describe_place(int(rows[1]))} ({cells[1]})"
     yield Finding(
         code="LT404",
-        severity="warning" if len(found) > 0.01 * len(table) else "note",
+        severity="warning" if len(found) > FEW * len(table) else "note",
         found=f"{count_rows(len(found))} ({percent(len(found) / len(table))}) have the text of another row and another "
-        f"target, such as {what}: {shown(table.texts[0][int(rows[0])].as_py(), 50)}",
-        advice="correct them, or give such rows one target (the mean, or the most frequent class)",
+        f"target, such as {what}: {row_text(table, int(rows[0]))}",
+        advice=f"correct them, or give such rows one target ({ONE_TARGET.get(targets.kind, 'the mean')})",
     )
 
 
-def _readable(targets: Targets, row: int) -> str:
+def readable_target(targets: Targets, row: int) -> str:
+    """Return a row's target in words: its class, the names of its labels, or its numbers."""
     if targets.kind == "multilabel":
         return ", ".join(np.array(targets.classes)[targets.values[row] > 0.5]) or "no label"
     cell = targets.readable(np.array([row]))[0].as_py()
@@ -157,7 +163,8 @@ def suggested_groups(
             severity="warning" if found[0][0] > TELLS else "note",
             found=f"rows may belong together: {'; '.join(text for _, text in found[:4])}",
             advice="name the column with data.group (--group) if new texts will come from other groups; folds then "
-            "keep the rows of a group together (the beginning of an id needs a column of its own)",
+            "keep the rows of a group together"
+            + ("; the beginning of an id needs a column of its own" if any(BEGINNING in t for _, t in found) else ""),
         )
 
 
@@ -242,5 +249,5 @@ def _prefixes(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
             begun = pc.extract_regex(cells.fill_null(""), r"^(?P<prefix>[^_\-./: ]+)[_\-./: ]")
             prefix = pc.struct_field(begun, "prefix")
             if prefix.null_count < len(cells) / 10:
-                found[f"the beginning of {name}"] = prefix
+                found[f"{BEGINNING}{name}"] = prefix
     return found

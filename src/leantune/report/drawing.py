@@ -116,8 +116,10 @@ class Drawn(str):
 class Drawing:
     """One figure with one pair of axes, laid out in units of the SVG, and the texts that it will get."""
 
-    def __init__(self, name: str, title: str, height: int, *, left: int = 44, top: int = 28, bottom: int = 40) -> None:
-        self.name, self.title, self.height = name, title, height
+    def __init__(
+        self, name: str, title: str, says: str, height: int, *, left: int = 44, top: int = 28, bottom: int = 40
+    ) -> None:
+        self.name, self.title, self.says, self.height = name, title, says, height
         self.figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")
         right = 2
         box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
@@ -159,9 +161,11 @@ class Drawing:
             body = body.replace(slot, f"var(--{name}, {LIGHT[name]})")
         body = re.sub(r"\{(\d+)\}", lambda found: html.escape(self._texts[int(found[1])]), body)
         drawn = Drawn(
-            f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" aria-labelledby="{self.name}-title" '
+            f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" '
+            f'aria-labelledby="{self.name}-title {self.name}-says" '
             'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif" '
-            f'stroke-linejoin="round"><title id="{self.name}-title">{html.escape(self.title)}</title>{body}</svg>'
+            f'stroke-linejoin="round"><title id="{self.name}-title">{html.escape(self.title)}</title>'
+            f'<desc id="{self.name}-says">{html.escape(self.says)}</desc>{body}</svg>'
         )
         drawn.name, drawn.sheet = self.name, self
         return drawn
@@ -221,10 +225,13 @@ def _recolour(artist: Artist) -> None:
 
 
 @contextmanager
-def drawing(name: str, title: str, height: int = 230, **margins: int) -> Iterator[Drawing]:
-    """Draw with matplotlib's defaults and our style, whatever the user's own matplotlibrc says, and undo it after."""
+def drawing(name: str, title: str, says: str, height: int = 230, **margins: int) -> Iterator[Drawing]:
+    """Draw with matplotlib's defaults and our style, whatever the user's own matplotlibrc says, and undo it after.
+
+    `says` has the figure's numbers, for whoever hears the page instead of seeing it.
+    """
     with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": name}]):
-        yield Drawing(name, title, height, **margins)
+        yield Drawing(name, title, says, height, **margins)
 
 
 def colour_of(index: int) -> str:
@@ -245,13 +252,13 @@ def line_style(index: int) -> dict[str, Any]:
 
 def swatch(index: int) -> str:
     """Draw the line and marker of the recipe that stands at `index`, 36 x 12 units, as a symbol to be used again."""
-    with drawing(f"swatch-{index}", "", 12, left=0, top=0, bottom=0) as sheet:
+    with drawing(f"swatch-{index}", "", "", 12, left=0, top=0, bottom=0) as sheet:
         sheet.axes.set_axis_off()
         sheet.axes.set_position((0, 0, 36 / WIDTH, 1))
         sheet.axes.set(xlim=(0, 36), ylim=(0, 12))
         sheet.axes.plot([1, 35], [6, 6], **line_style(index))
         sheet.axes.plot([18], [6], marker=marker(index), markersize=6.5, **line_style(index))
-        inner = re.sub(r"^.*</title>|</svg>$", "", sheet.svg(), flags=re.DOTALL)
+        inner = re.sub(r"^.*</desc>|</svg>$", "", sheet.svg(), flags=re.DOTALL)
     return f'<symbol id="swatch-{index}" viewBox="0 0 36 12">{inner}</symbol>'
 
 

@@ -52,7 +52,7 @@ def effects(comparison: Comparison, measure: str) -> str:
     title = f"{kind.label}, {'ratio to' if ratio else 'difference from'} {shorten(comparison.baseline, 24)}"
     height = TOP + PITCH * len(rows) + 44
     said = "; ".join(f"{shorten(name, 24)} {effect_text(effect)}, {effect.verdict}" for _, name, effect in rows)
-    with drawing(f"effect-{measure}", f"{title}: {said}", height, left=1, bottom=44) as sheet:
+    with drawing(f"effect-{measure}", title, said, height, left=1, bottom=44) as sheet:
         axes = sheet.axes
         low, high = _reach(compared, ratio)
         if ratio:
@@ -92,9 +92,9 @@ def training_times(comparison: Comparison) -> str:
     baseline = comparison.recipes[0].means.get("train_seconds")
     longest = max(seconds for _, _, seconds in rows)
     divisor, unit = time_unit([longest])
-    said = ", ".join(f"{shorten(recipe.name, 24)} {duration(seconds)}" for _, recipe, seconds in rows)
+    said = "; ".join(f"{shorten(recipe.name, 24)} {duration(seconds)}" for _, recipe, seconds in rows)
     pitch = PITCH - 2
-    with drawing("training-times", f"Training time: {said}", TOP + pitch * len(rows) + 32, left=1, bottom=32) as sheet:
+    with drawing("training-times", "Training time", said, TOP + pitch * len(rows) + 32, left=1, bottom=32) as sheet:
         sheet.write(0, 14, f"training time, {unit} (shorter is better)")
         for row, (index, recipe, seconds) in enumerate(rows):
             y = pitch * row + 24
@@ -125,13 +125,13 @@ def qualities(comparison: Comparison) -> str:
     if not points:
         return ""
     means = {i: float(np.mean(values)) for i, values in points.items()}
-    said = ", ".join(f"{shorten(comparison.recipes[i].name, 24)} {value_text(means[i], '')}" for i in points)
+    said = [f"{shorten(comparison.recipes[i].name, 24)} {value_text(means[i], '')}" for i in points]
     marks = list(comparison.yardsticks.items())
-    said += "".join(f"; {YARDSTICKS[name]} {value_text(value, '')}" for name, value in marks)
+    said += [f"{YARDSTICKS[name]} {value_text(value, '')}" for name, value in marks]
     pitch = PITCH - 8
     foot = 32 + 15 * len(marks)
     height = TOP + pitch * len(points) + foot
-    with drawing("qualities", f"Best {comparison.metric}: {said}", height, left=1, bottom=foot) as sheet:
+    with drawing("qualities", f"Best {comparison.metric}", "; ".join(said), height, left=1, bottom=foot) as sheet:
         sheet.write(0, 14, f"best {metric_label(comparison)}")
         for row, (index, values) in enumerate(points.items()):
             y = pitch * row + 24
@@ -194,7 +194,12 @@ def learning_curve(comparison: Comparison, against: Literal["step", "train_secon
         return ""
     divisor, unit = time_unit([float(curve[0].max()) for curve in curves.values()]) if against != "step" else (1.0, "")
     what = "optimizer steps" if against == "step" else f"training time, {unit}"
-    with drawing(f"curve-{against}", f"{comparison.metric} against {what}") as sheet:
+    unit_of_x = "s" if against == "train_seconds" else ""
+    said = [
+        f"{shorten(comparison.recipes[i].name, 24)} {_ends(x, mean, unit_of_x)}" for i, (x, mean, *_) in curves.items()
+    ]
+    said += [f"{YARDSTICKS[name]} {value_text(value, '')}" for name, value in comparison.yardsticks.items()]
+    with drawing(f"curve-{against}", f"{comparison.metric} against {what}", "; ".join(said)) as sheet:
         sheet.needs_legend = True
         for index, (x, mean, low, high) in curves.items():
             style = line_style(index)
@@ -206,6 +211,14 @@ def learning_curve(comparison: Comparison, against: Literal["step", "train_secon
         _draw_yardsticks(sheet, comparison)
         sheet.label(what, metric_label(comparison))
         return sheet.svg()
+
+
+def _ends(x: Floats, values: Floats, unit: str) -> str:
+    """Say where a line begins and ends: `from 0.5732 at step 8 to 0.3429 at step 32`; x: seconds or steps."""
+    known = np.flatnonzero(np.isfinite(values))[[0, -1]]
+    places = [value_text(float(at), unit) if unit else f"step {at:.0f}" for at in x[known]]
+    first, last = (f"{value_text(float(v), '')} at {at}" for v, at in zip(values[known], places, strict=True))
+    return f"from {first} to {last}" if first != last else first
 
 
 def _draw_yardsticks(sheet: Drawing, comparison: Comparison) -> None:
@@ -245,7 +258,11 @@ def training_loss(comparison: Comparison) -> str:
     drawn = np.concatenate(list(curves.values()))
     low, high = np.nanmin(drawn), np.nanmax(drawn)
     logarithmic = low > 0 and high > low
-    with drawing("training-loss", "training loss against optimizer steps") as sheet:
+    said = [
+        f"{shorten(comparison.recipes[i].name, 24)} {_ends(np.arange(1.0, len(own) + 1), own, '')}"
+        for i, own in curves.items()
+    ]
+    with drawing("training-loss", "training loss against optimizer steps", "; ".join(said)) as sheet:
         sheet.needs_legend = True
         for index, losses in curves.items():
             shown = np.unique(np.linspace(0, len(losses) - 1, POINTS).astype(int))
@@ -276,7 +293,11 @@ def memory_over_time(comparison: Comparison) -> str:
         return ""
     divisor, unit = time_unit([float(np.nanmax(run.memory_seconds)) for run in first.values()])
     whose = "on the device" if comparison.memory_of == "device" else "of the process"
-    with drawing("memory", f"memory {whose} over time") as sheet:
+    said = [
+        f"{shorten(comparison.recipes[i].name, 24)} at most {value_text(float(np.nanmax(run.memory_bytes)), 'bytes')}"
+        for i, run in first.items()
+    ]
+    with drawing("memory", f"memory {whose} over time", "; ".join(said)) as sheet:
         sheet.needs_legend = True
         for index, run in first.items():
             known = np.flatnonzero(np.isfinite(run.memory_bytes))
@@ -298,9 +319,15 @@ def time_parts(comparison: Comparison) -> str:
     divisor, unit = time_unit([sum(parts) for parts in bars.values()])
     totals = {name: duration(sum(parts)) for name, parts in bars.items()}
     scaled = {name: [seconds / divisor for seconds in parts] for name, parts in bars.items()}
+    said = [
+        f"{shorten(name, 24)} {totals[name]}: "
+        + ", ".join(f"{what} {duration(size)}" for what, size in zip(PARTS.values(), parts, strict=True))
+        for name, parts in bars.items()
+    ]
     return _stacked(
         "time-parts",
         "time of a run, in parts",
+        "; ".join(said),
         bars=scaled,
         totals=totals,
         colours=("part-1", "part-2", "part-3", "part-4"),
@@ -320,19 +347,33 @@ def padding(comparison: Comparison) -> str:
     divisor, unit = (1e6, "million tokens") if largest >= 1e6 else (1e3, "thousand tokens")
     totals = {name: f"{parts[1] / sum(parts):.1%} padding" for name, parts in bars.items()}
     scaled = {name: [tokens / divisor for tokens in parts] for name, parts in bars.items()}
+    said = [f"{shorten(name, 24)} {sum(parts):.4g} {unit}, {totals[name]}" for name, parts in scaled.items()]
     return _stacked(
-        "padding", "tokens computed in training", bars=scaled, totals=totals, colours=("part-2", "part-1"), unit=unit
+        "padding",
+        "tokens computed in training",
+        "; ".join(said),
+        bars=scaled,
+        totals=totals,
+        colours=("part-2", "part-1"),
+        unit=unit,
     )
 
 
 def _stacked(
-    name: str, title: str, *, bars: dict[str, list[float]], totals: dict[str, str], colours: Sequence[str], unit: str
+    name: str,
+    title: str,
+    says: str,
+    *,
+    bars: dict[str, list[float]],
+    totals: dict[str, str],
+    colours: Sequence[str],
+    unit: str,
 ) -> str:
     """Draw a bar in parts for each recipe, its name and what `totals` says above it."""
     if not bars:
         return ""
     pitch = PITCH - 4
-    with drawing(name, title, TOP + pitch * len(bars) + 40, left=1) as sheet:
+    with drawing(name, title, says, TOP + pitch * len(bars) + 40, left=1) as sheet:
         sheet.write(0, 14, title)
         for row, (recipe, parts) in enumerate(bars.items()):
             sheet.write(0, TOP + pitch * row + 11, shorten(recipe, 34))
@@ -369,9 +410,14 @@ def quality_and_time(comparison: Comparison) -> str:
     if not any(known.values()):
         return ""
     divisor, unit = time_unit([x for pairs in known.values() for x, _ in pairs])
-    with drawing("quality-and-time", f"best {comparison.metric} against training time") as sheet:
+    on_the_front = pareto_front(comparison)
+    said = [
+        f"{shorten(recipe.name, 24)} {mean_texts(recipe)}{', on the front' if i in on_the_front else ''}"
+        for i, recipe in enumerate(comparison.recipes)
+    ]
+    with drawing("quality-and-time", f"best {comparison.metric} against training time", "; ".join(said)) as sheet:
         sheet.needs_legend = True
-        front = [comparison.recipes[i].means for i in pareto_front(comparison)]
+        front = [comparison.recipes[i].means for i in on_the_front]
         corners = np.array([[m["train_seconds"], m["quality_best"]] for m in front], float).reshape(-1, 2)
         sheet.axes.step(
             corners[:, 0] / divisor, corners[:, 1], where="post", color=SLOTS["muted"], linewidth=1, zorder=1
@@ -385,6 +431,11 @@ def quality_and_time(comparison: Comparison) -> str:
         sheet.axes.margins(0.08)
         sheet.label(f"training time, {unit}", f"best {metric_label(comparison)}")
         return sheet.svg()
+
+
+def mean_texts(recipe: RecipeResult) -> str:
+    """Return a recipe's mean training time and its mean of the metric: `16.1 s, 0.3248`."""
+    return ", ".join(value_text(recipe.means.get(n), u) for n, u in (("train_seconds", "s"), ("quality_best", "")))
 
 
 def metric_label(comparison: Comparison) -> str:

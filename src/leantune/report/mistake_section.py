@@ -141,8 +141,8 @@ def _figures(found: Disagreement, numbered: list[tuple[int, str, RecipeAnswers]]
             yield from _residuals(place, target, numbered)
         return
     bins = [
-        (index, reliability(*outcomes(found.kind, own.targets, own.values, len(found.labels))))
-        for index, _, own in numbered
+        (index, name, reliability(*outcomes(found.kind, own.targets, own.values, len(found.labels))))
+        for index, name, own in numbered
     ]
     what = "the predicted class" if found.kind in CLASSES else "all labels together"
     truth = "mean share" if found.kind == "soft" else "share that was right"
@@ -162,12 +162,12 @@ def _figures(found: Disagreement, numbered: list[tuple[int, str, RecipeAnswers]]
 
 def _residuals(place: int, target: str, numbered: list[tuple[int, str, RecipeAnswers]]) -> Iterator[tuple[str, str]]:
     """Draw residuals of one target column, and targets against predictions."""
-    values = [(index, own.targets[:, place], own.values[:, place]) for index, _, own in numbered]
+    values = [(index, recipe, own.targets[:, place], own.values[:, place]) for index, recipe, own in numbered]
     name = shorten(target, 20)
     svg = plots.residuals(
         f"residuals-{place}",
         f"Residuals of {name}",
-        [(index, truth - said) for index, truth, said in values],
+        [(index, recipe, truth - said) for index, recipe, truth, said in values],
         f"{name}: target less prediction",
     )
     yield (
@@ -177,7 +177,7 @@ def _residuals(place: int, target: str, numbered: list[tuple[int, str, RecipeAns
     svg = plots.reliability(
         f"means-{place}",
         f"Targets against predictions of {name}",
-        [(index, reliability(said, truth)) for index, truth, said in values],
+        [(index, recipe, reliability(said, truth)) for index, recipe, truth, said in values],
         ("prediction", f"mean {name}"),
     )
     yield (

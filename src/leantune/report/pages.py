@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from leantune.comparison.comparing import Comparison, RecipeResult, compare_runs
 from leantune.comparison.effects import Effect, Measure
@@ -31,6 +31,7 @@ from leantune.report.wording import (
     escape_markdown,
     numbers,
     pairs_note,
+    published,
     ruled_out,
     same_again,
     scatter_text,
@@ -49,8 +50,10 @@ HASH_DIGITS = 12
 def write_report(comparison: Comparison, folder: Path) -> None:
     """Write report.html, report.md and report.json into `folder`: each at once, and none if one of them fails.
 
+    No absolute path stands in them (see `published`).
     Raises `RunFolderError` where the folder cannot be written.
     """
+    comparison = published(comparison)
     drawn = _draw(comparison)
     record = report_json(comparison)
     texts = {
@@ -113,7 +116,7 @@ def _draw(comparison: Comparison) -> Figures:
             "padding": figures.padding(comparison),
             "quality_and_time": figures.quality_and_time(comparison),
         },
-        effects=[svg for name in MAIN if (svg := figures.effects(comparison, name))],
+        effects=[svg for name in _main_names(comparison) if (svg := figures.effects(comparison, name))],
         mistakes=draw_mistakes(comparison),
     )
 
@@ -236,12 +239,11 @@ def _effect_record(effect: Effect) -> dict[str, Any]:
 
 def _view(comparison: Comparison) -> dict[str, Any]:
     """Return what both templates show, as texts."""
-    main = [measure for measure in comparison.measures if measure.name in MAIN]
-    if _last_is_best(comparison):
+    main = [measure for measure in comparison.measures if measure.name in _main_names(comparison)]
+    if "quality_last" not in _main_names(comparison):
         main = [
             replace(measure, label=f"best and last {comparison.metric}") if measure.name == "quality_best" else measure
             for measure in main
-            if measure.name != "quality_last"
         ]
     more = [measure for measure in comparison.measures if measure.name not in MAIN]
     return {
@@ -268,8 +270,13 @@ def _view(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _main_names(comparison: Comparison) -> list[str]:
+    """Return the measures of the first table. Where every run was best at its last evaluation, best says both."""
+    last_is_best = _last_is_best(comparison)
+    return [name for name in MAIN if name != "quality_last" or not last_is_best]
+
+
 def _last_is_best(comparison: Comparison) -> bool:
-    """Tell whether every run was best at its last evaluation: one column then says both."""
     scores = [cell.result.scores for recipe in comparison.recipes for cell in recipe.cells if cell.result is not None]
     return bool(scores) and all(s["best"].get(comparison.metric) == s["last"].get(comparison.metric) for s in scores)
 
@@ -283,9 +290,7 @@ def _row(index: int, recipe: RecipeResult, main: list[Measure], more: list[Measu
         "name": recipe.name,
         "runs": done if len(states) != 1 or missing else "1 run",
         "missing": ", ".join(missing),
-        "means": ", ".join(
-            value_text(recipe.means.get(n), u) for n, u in (("train_seconds", "s"), ("quality_best", ""))
-        ),
+        "means": figures.mean_texts(recipe),
         "differs": [(name, setting_text(a), setting_text(b)) for name, (a, b) in recipe.differs.items()],
         "main": [_measured(recipe, measure, folds) for measure in main],
         "more": [_measured(recipe, measure, folds) for measure in more],
@@ -378,7 +383,13 @@ def _template(kind: str) -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["code_block"] = code_block
+    environment.filters["prose"] = prose
     return environment.get_template(f"report.{kind}.j2")
+
+
+def prose(text: str) -> Markup:
+    """Return a sentence of ours for the page: what stands in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def code_block(text: str) -> Markup:

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from leantune.comparison.words import minus
+from leantune.comparison.words import minus, value_text
 from leantune.inspection.mistakes import Reliability
 from leantune.report.drawing import SLOTS, WIDTH, drawing, line_style, marker
 from leantune.report.wording import shorten
@@ -29,17 +29,22 @@ NAMES = 104
 def reliability(
     name: str,
     title: str,
-    curves: Sequence[tuple[int, Reliability]],
+    curves: Sequence[tuple[int, str, Reliability]],
     labels: tuple[str, str] = ("predicted probability", "share that was right"),
 ) -> str:
-    """Draw what came true against what was predicted; curves: number of the recipe, and its bins."""
-    with drawing(name, title, 260) as sheet:
+    """Draw what came true against what was predicted; curves: number and name of the recipe, and its bins."""
+    said = [
+        f"{shorten(own, 24)} {labels[0]} {_ends(bins.said)}, {labels[1]} {_ends(bins.was)}, on average "
+        f"{value_text(bins.error, '')} apart"
+        for _, own, bins in curves
+    ]
+    with drawing(name, title, "; ".join(said), 260) as sheet:
         sheet.needs_legend = len(curves) > 1
-        drawn = np.concatenate([np.concatenate([bins.said, bins.was]) for _, bins in curves])
+        drawn = np.concatenate([np.concatenate([bins.said, bins.was]) for *_, bins in curves])
         probabilities = labels[0] == "predicted probability"
         ends = [0.0, 1.0] if probabilities else [float(drawn.min()), float(drawn.max())]
         sheet.axes.plot(ends, ends, color=SLOTS["muted"], linewidth=1)
-        for index, bins in curves:
+        for index, _, bins in curves:
             sheet.axes.plot(bins.said, bins.was, marker=marker(index), **line_style(index))
         if probabilities:
             sheet.axes.set_xlim(0, 1)
@@ -48,17 +53,26 @@ def reliability(
         return sheet.svg()
 
 
-def residuals(name: str, title: str, curves: Sequence[tuple[int, Floats]], x_label: str) -> str:
+def _ends(values: Floats) -> str:
+    return f"{value_text(float(values[0]), '')} to {value_text(float(values[-1]), '')}"
+
+
+def residuals(name: str, title: str, curves: Sequence[tuple[int, str, Floats]], x_label: str) -> str:
     """Draw how the residuals of each recipe are spread, in percent of its rows; "" where all are the same."""
-    joined = np.concatenate([values for _, values in curves])
+    joined = np.concatenate([values for *_, values in curves])
     low, high = (float(end) for end in np.quantile(joined, [TAIL, 1 - TAIL]))
     if not low < high:
         return ""
     edges = np.linspace(low, high, RESIDUAL_BINS + 1)
-    with drawing(name, title, 260) as sheet:
+    said = [
+        f"{shorten(own, 24)} mean {value_text(float(values.mean()), '')}, 90% of the rows from "
+        f"{_ends(np.quantile(values, (0.05, 0.95)))}"
+        for _, own, values in curves
+    ]
+    with drawing(name, title, "; ".join(said), 260) as sheet:
         sheet.needs_legend = len(curves) > 1
         sheet.axes.axvline(0, color=SLOTS["muted"], linewidth=1)
-        for index, values in curves:
+        for index, _, values in curves:
             counts, _ = np.histogram(values.clip(low, high), bins=edges)
             sheet.axes.plot((edges[:-1] + edges[1:]) / 2, 100 * counts / len(values), **line_style(index))
         sheet.axes.set_ylim(bottom=0)
@@ -72,7 +86,11 @@ def confusion(name: str, title: str, matrix: NDArray[np.int64], labels: Sequence
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     count, top = len(labels), 46
     height = top + LINE * count + 8
-    with drawing(name, title, height, left=NAMES, top=top, bottom=8) as sheet:
+    said = [
+        f"of {own} " + ", ".join(f"{share:.0%} as {of}" for of, share in zip(labels, line, strict=True) if share > 0)
+        for own, line in zip(labels, shares, strict=True)
+    ]
+    with drawing(name, title, f"predicted, {'; '.join(said)}", height, left=NAMES, top=top, bottom=8) as sheet:
         axes, width = sheet.axes, (WIDTH - 2 - NAMES) / count
         axes.set(xlim=(0, count), ylim=(count, 0))
         axes.grid(visible=False)

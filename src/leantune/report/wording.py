@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -25,6 +27,9 @@ from leantune.system.formatting import figure
 ANSWERED = ("train_seconds", "peak_bytes", "quality_best")
 """Measures that the answer at the top speaks about, in its order; the last evaluation's only if it says otherwise."""
 MOST_SEEDS_TO_PASTE = 20
+ABSOLUTE = re.compile(r"(?<![\w.~/:])/(?:[^\s/'\"`<>:,;()\[\]]+/)+[^\s/'\"`<>:,;()\[\]]+")
+"""An absolute path in a text."""
+SHORTENED = "Of paths outside of the folder in which this page was written, only the last name is shown."
 YARDSTICKS = {"linear": "linear model", "constant": "constant answer"}
 """What the runs are held against besides each other, as it is called."""
 
@@ -67,7 +72,7 @@ def _memory(effect: Effect) -> str:
     shares = sorted(100 * sign * (ratio - 1) for ratio in known)  # all above 0: the interval leaves out a ratio of 1
     places = telling_places(shares[:1], [0.0], 0)
     least, share, most = (f"{share:.{places}f}%" for share in shares)
-    return f"with {share} {what} memory ({least} to {most})"
+    return f"with {share}{NO_BREAK}{what} memory ({_range(least, most)})"
 
 
 def _quality(effect: Effect) -> str:
@@ -75,10 +80,10 @@ def _quality(effect: Effect) -> str:
     if (unsure := _without_interval(effect)) or estimate is None:
         return unsure
     if effect.verdict == "as good":
-        return f"{label} as good (within {minus(figure(effect.tolerance or 0.0, 2))})"
+        return f"{label} as good (within{NO_BREAK}{minus(figure(effect.tolerance or 0.0, 2))})"
     if effect.verdict == "inconclusive":
         return f"{label} is not settled: {ruled_out(effect)}"
-    return f"{label} {effect.verdict} by {_said_difference(effect)}"
+    return f"{label} {effect.verdict} by{NO_BREAK}{_said_difference(effect)}"
 
 
 SAID = {"train_seconds": _training_time, "peak_bytes": _memory}
@@ -106,8 +111,8 @@ def _error_text(error: float, tolerance: float | None) -> str:
     """Return a standard error; one that is nothing beside the tolerance only as the number that it is below."""
     least = 0.0 if tolerance is None else 10.0 ** -places_for(tolerance)
     if 0 < error < least / 2:
-        return f"below {least:.{places_for(tolerance or 0.0)}f}"
-    return f"± {figure(error, 2)}"
+        return f"below{NO_BREAK}{least:.{places_for(tolerance or 0.0)}f}"
+    return f"±{NO_BREAK}{figure(error, 2)}"
 
 
 def ruled_out(effect: Effect) -> str:
@@ -115,12 +120,13 @@ def ruled_out(effect: Effect) -> str:
     if effect.estimate is None or effect.estimate.low is None or effect.estimate.high is None:
         return ""
     if effect.measure.kind == "ratio":
-        return f"from {ratio_texts(effect.estimate)[1].strip('[]').replace(f',{NO_BREAK}', ' to ')} times"
-    scale, after = (100, " points") if effect.measure.unit == "share" else (1, "")
+        return f"from {_range(*_bounds(ratio_texts(effect.estimate)[1]))}{NO_BREAK}times"
+    scale, after = (100, f"{NO_BREAK}points") if effect.measure.unit == "share" else (1, "")
     worse, better = effect.estimate.high, -effect.estimate.low
     if not effect.measure.lower_is_better:
         worse, better = better, worse
-    return f"at most {figure(scale * worse, 2)}{after} worse, at most {figure(scale * better, 2)}{after} better"
+    sides = ((worse, "worse"), (better, "better"))
+    return ", ".join(f"at most {figure(scale * by, 2)}{after} {what}".replace(" ", NO_BREAK) for by, what in sides)
 
 
 def _without_interval(effect: Effect) -> str:
@@ -139,22 +145,33 @@ def _without_interval(effect: Effect) -> str:
 
 def _said_ratio(ratio: Estimate, what: str, *, invert: bool = False) -> str:
     """Return `3.04 times as fast (2.61 to 3.52)`."""
-    number, *interval = ratio_texts(ratio, invert=invert)
-    bounds = "".join(interval).strip("[]").replace(f",{NO_BREAK}", " to ")
-    return f"{number}{NO_BREAK}times {what} ({bounds.replace(' ', NO_BREAK)})"
+    number, interval = ratio_texts(ratio, invert=invert)
+    return f"{number}{NO_BREAK}times {what} ({_range(*_bounds(interval))})"
 
 
 def _said_difference(effect: Effect) -> str:
     """Return a difference without its sign: `0.0120 (0.0104 to 0.0131)`."""
-    number, *interval = effect_text(effect).split(" ", 1)
-    bounds = "".join(interval).strip("[]").split(f",{NO_BREAK}")
+    number, interval = effect_text(effect).split(" ", 1)
+    bounds = _bounds(interval)
     if number.startswith(minus("-")):
         bounds.reverse()
-    return f"{number.strip('+−')} ({' to '.join(bound.strip('+−') for bound in bounds)})"
+    return f"{number.strip('+−')} ({_range(*(bound.strip('+−') for bound in bounds))})"
+
+
+def _bounds(interval: str) -> list[str]:
+    return interval.strip("[]").split(f",{NO_BREAK}")
+
+
+def _range(low: str, high: str) -> str:
+    """Return `2.61 to 3.52`, on one line."""
+    return f"{low} to {high}".replace(" ", NO_BREAK)
 
 
 def settling(comparison: Comparison) -> tuple[str, str]:
-    """Return what would settle the rest: a sentence, and the command that adds the seeds; "" where nothing would."""
+    """Return what would settle the rest: a sentence, and the command that adds the seeds; "" where nothing would.
+
+    A comparison whose looks were planned (`--settle`) begins anew in another folder, since its plan is fixed.
+    """
     wanted: dict[str, list[int | None]] = {}
     for recipe in comparison.recipes:
         for name in ANSWERED:
@@ -170,16 +187,18 @@ def settling(comparison: Comparison) -> tuple[str, str]:
         for label, seeds in known.items()
     ]
     cheap = [seeds for seeds in known.values() if seeds <= MOST_SEEDS_TO_PASTE] or [min(known.values())]
-    text = (
-        f"To settle the rest, more seeds are needed: {_listed(parts, 'and')}, if the runs go on as they did. Looking "
-        "again after adding seeds makes false verdicts more frequent than 5 in 100."
-    )
-    return text, _with_seeds(comparison, max(cheap))
-
-
-def _with_seeds(comparison: Comparison, more: int) -> str:
-    """Return the command that repeats a comparison with so many more seeds."""
+    text = f"To settle the rest, more seeds are needed: {_listed(parts, 'and')}, if the runs go on as they did. "
     words = shlex.split(comparison.command)
+    if "--settle" in words[:-1]:
+        words[words.index("--settle") + 1] = str(len(comparison.seeds) + max(cheap))
+        text += "The looks at these runs were planned before the first, so that more seeds need a new folder."
+        return text, _into_another_folder(words)
+    text += "Looking again after adding seeds makes false verdicts more frequent than 5 in 100."
+    return text, _with_seeds(comparison, words, max(cheap))
+
+
+def _with_seeds(comparison: Comparison, words: list[str], more: int) -> str:
+    """Return the command that repeats a comparison with so many more seeds."""
     if words[:2] != ["leantune", "compare"]:  # `leantune demo` has no settings; its folder has the experiment
         folder = words[words.index("--output") + 1] if "--output" in words[:-1] else "."
         words = ["leantune", "compare", f"{folder}/experiment.yaml", "--output", folder]
@@ -191,13 +210,63 @@ def _with_seeds(comparison: Comparison, more: int) -> str:
 def same_again(comparison: Comparison) -> str:
     """Return the command that trains everything once more: it writes into another folder."""
     try:
-        words = shlex.split(comparison.command)
+        return _into_another_folder(shlex.split(comparison.command))
     except ValueError:  # not a command of ours
         return comparison.command
+
+
+def _into_another_folder(words: list[str]) -> str:
     if "--output" in words[:-1]:
         place = words.index("--output") + 1
         words[place] = f"{words[place].rstrip('/')}-again"
     return shlex.join(words)
+
+
+def published(comparison: Comparison) -> Comparison:
+    """Return a comparison as others may read it: without absolute paths, which tell of a machine and its user.
+
+    The terminal has them whole, so that a command can be pasted there.
+    """
+    command = _published_command(comparison.command)
+    notes = [_published(note.replace(comparison.command, command)) for note in comparison.notes]
+    recipes = [
+        replace(
+            recipe,
+            differs={name: (_published(a), _published(b)) for name, (a, b) in recipe.differs.items()},
+            cells=tuple(replace(cell, error=_published(cell.error)) for cell in recipe.cells),
+        )
+        for recipe in comparison.recipes
+    ]
+    method = comparison.method if command == comparison.command else (*comparison.method, SHORTENED)
+    return replace(comparison, command=command, notes=tuple(notes), recipes=tuple(recipes), method=method)
+
+
+def published_path(path: str) -> str:
+    """Return an absolute path from the current directory where it is below it, and else its last name."""
+    if not Path(path).is_absolute():
+        return path
+    here = Path.cwd()
+    below = here != Path(here.anchor) and Path(path).is_relative_to(here)
+    return Path(path).relative_to(here).as_posix() if below else Path(path).name
+
+
+def _published(value: Any) -> Any:
+    """Shorten the absolute paths of a text; what is no text stays as it is."""
+    return ABSOLUTE.sub(lambda found: published_path(found[0]), value) if isinstance(value, str) else value
+
+
+def _published_command(command: str) -> str:
+    """Shorten the absolute paths of a command, which may have blanks in them."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not a command of ours
+        return str(_published(command))
+    found = [re.fullmatch(r"((?:[\w.-]+=)*)(/[^\[\],]*)", word) for word in words]
+    shown = [
+        f"{path[1]}{published_path(path[2])}" if path else _published(word)
+        for word, path in zip(words, found, strict=True)
+    ]
+    return shlex.join(shown) if shown != words else command
 
 
 def pairs_note(comparison: Comparison, recipe: RecipeResult) -> str:

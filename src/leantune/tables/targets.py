@@ -75,12 +75,18 @@ class Targets:
         """Return how the targets of some rows are spread, in a few words for the user."""
         if self.kind in {"binary", "multiclass"}:
             counts = np.bincount(self.values[rows].astype(np.int64), minlength=len(self.classes))
-            return ", ".join(f"{name}: {count:,}" for name, count in zip(self.classes[:6], counts, strict=False))
+            said = ", ".join(f"{name}: {count:,}" for name, count in zip(self.classes[:6], counts, strict=False))
+            return said + _more(len(self.classes) - 6)
         values = self.values[rows]
         known = ~np.isnan(values)
         means = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         names = self.classes or self.columns
-        return "mean " + ", ".join(f"{name} {mean:.3g}" for name, mean in zip(names[:6], means, strict=False))
+        said = ", ".join(f"{name} {mean:.3g}" for name, mean in zip(names[:6], means, strict=False))
+        return f"mean {said}{_more(len(names) - 6)}"
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
 
 
 def column_of(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], *, nan_is_missing: bool = False) -> pa.Array:
