@@ -66,8 +66,9 @@ class BatchingSettings(Section):
     """Rows an optimizer step, whatever the micro-batches, layout and number of processes."""
 
     micro_batch: Literal["auto"] | MicroBatch = "auto"
-    """What is computed at once: `auto`, `{rows: 8}` or `{tokens: 4096}`. Changes memory and time, not
-    what is learned."""
+    """What is computed at once: `auto`, `{rows: 8}` or `{tokens: 4096}`. Changes memory and time, not what is learned.
+    auto is measured on a CUDA device: as many tokens as fit into its free memory, up to a whole step of packed rows. On
+    any other device it is a fixed number of tokens."""
 
     order: Order = "random"
     """Which rows share an optimizer step: any, or rows of like length. The latter pads less, but changes what is

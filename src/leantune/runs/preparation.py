@@ -17,7 +17,7 @@ from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
 from leantune.inspection.findings import duplicates_across_folds, unknown_tokens, untrained_classes
 from leantune.runs.config import Config
-from leantune.system.device import available_bytes, count_gpus
+from leantune.system.device import available_bytes, count_gpus, counts_memory
 from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
 from leantune.system.formatting import duration
 from leantune.tables.columns import resolve_targets
@@ -28,6 +28,7 @@ from leantune.tokens.sequences import count_unknown, cut_alike, make_sequences
 from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
 from leantune.tokens.truncation import Sequences
 from leantune.training.defaults import default_epochs, default_learning_rate, layer_parameters
+from leantune.training.device_memory import measure_micro_batch
 from leantune.training.events import Event, Note, Progress
 from leantune.training.layout import choose_layout
 from leantune.training.loop import Batching
@@ -78,7 +79,8 @@ class Prepared:
     notes: tuple[Note, ...]
     """What was told on the way, for the record."""
     startup: Mapping[str, float]
-    """Seconds of each part of the preparation: `table`, `model` (loading, and proving what it can), `tokens`."""
+    """Seconds of each part of the preparation: `table`, `model` (loading, and proving what it can), `tokens`, and
+    `micro_batch` where it is measured."""
 
 
 class _Parts:
@@ -160,10 +162,24 @@ def prepare(
         train_rows_in_use(again, used)
         return again
 
+    rows = Rows(sequences=sequences, targets=targets.values, weights=weights)
     layout = choose_layout(config.batching, encoder, precision.device, longest=int(sequences.lengths.max()))
+    micro_batch, micro_batch_reason = layout.micro_batch, None
+    if config.batching.micro_batch == "auto" and counts_memory(precision.device):
+        parts.end("tokens")
+        found = measure_micro_batch(
+            encoder,
+            rows,
+            batch_size=config.batching.batch_size,
+            padding=layout.padding,
+            task=task,
+            precision=precision,
+        )
+        micro_batch, micro_batch_reason = found.micro_batch, found.reason
+        parts.end("micro_batch")
     batching = Batching(
         batch_size=config.batching.batch_size,
-        micro_batch=layout.micro_batch,
+        micro_batch=micro_batch,
         order=config.batching.order,
         padding=layout.padding,
     )
@@ -192,7 +208,14 @@ def prepare(
     )
     parts.end("tokens")
     chosen = _notes_on_choices(
-        config, effective, targets=targets, batching=batching, sequences=sequences, encoder=encoder, precision=precision
+        config,
+        effective,
+        targets=targets,
+        batching=batching,
+        micro_batch_reason=micro_batch_reason,
+        sequences=sequences,
+        encoder=encoder,
+        precision=precision,
     )
     rest = [*chosen, *findings]
     yield from rest
@@ -205,7 +228,7 @@ def prepare(
         folds=folds,
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
-        rows=Rows(sequences=sequences, targets=targets.values, weights=weights),
+        rows=rows,
         texts=table.texts,
         batching=batching,
         metric=metric,
@@ -346,6 +369,7 @@ def _notes_on_choices(
     *,
     targets: Targets,
     batching: Batching,
+    micro_batch_reason: str | None,
     sequences: Sequences,
     encoder: Encoder,
     precision: Precision,
@@ -377,7 +401,8 @@ def _notes_on_choices(
     yield Note(
         about="batching",
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
-        f"of up to {_describe_limit(batching.micro_batch)}",
+        f"of up to {_describe_limit(batching.micro_batch)}"
+        + ("" if micro_batch_reason is None else f" ({micro_batch_reason})"),
     )
 
 
