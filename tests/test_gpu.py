@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from interruptions import cut_off
 from leantune.batches.batch import make_training_batch
 from leantune.batches.packing import make_packing
 from leantune.encoder.attention import packed_attention
 from leantune.encoder.loading import load_encoder
 from leantune.encoder.model import Encoder, ModelSettings
 from leantune.encoder.packed_kernels import TOLERANCES, Facts, choose_kernel, kernel_error
+from leantune.runs.run import run
 from leantune.system.device import compute_capability
+from leantune.training.device_memory import bytes_per_token, measure_pass
 from leantune.training.precision import Precision, PrecisionName, supported_precisions
 from leantune.training.step import accumulate_gradients, optimizer_step
 from leantune.training.task import Task
@@ -200,3 +203,38 @@ def test_a_deterministic_run_repeats_itself_to_the_bit(tmp_path: Path, tiny_enco
         run_all(config, tmp_path / name)
         weights.append((tmp_path / name / "fold_0" / "model" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_a_deterministic_run_that_was_cut_off_goes_on_to_the_same_bits(
+    tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]
+) -> None:
+    table = write_table(tmp_path / "table.csv")
+    checkpoint = {"every": {"steps": 1}}
+    config = tiny_config(
+        table, tiny_encoder_dir("bert"), device="cuda", precision="auto", deterministic=True, checkpoint=checkpoint
+    )
+    run_all(config, tmp_path / "whole")
+    cut_off(config, tmp_path / "cut", 3)
+    list(run(config, tmp_path / "cut", resume=True))
+    weights = [(tmp_path / name / "fold_0" / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+@every_precision
+@pytest.mark.parametrize("padding", ["none", "longest"])
+def test_memory_of_a_pass_is_a_line_through_two_others(
+    tiny_encoder_dir: Callable[[str], Path], precision: PrecisionName, padding: Any
+) -> None:
+    """Of four times as many rows, which is what `micro_batch: auto` goes by; measuring leaves the weights as they are."""
+    folder = tiny_encoder_dir("bert")
+    encoder = load(folder, packed=padding == "none", dropout=0.1)
+    rows = make_rows(folder, texts=[" ".join(make_texts(4, most_words=60, seed=2))])
+    before = [p.clone() for p in encoder.model.parameters()]
+    passes = [
+        measure_pass(encoder, rows, copies, padding, task=TASK, precision=choose(precision))
+        for copies in (64, 64, 128, 512)
+    ]
+    line = bytes_per_token(passes[1], passes[2])
+    expected = passes[1].peak_bytes + line * (passes[3].tokens - passes[1].tokens)
+    assert passes[3].peak_bytes == pytest.approx(expected, rel=0.2)
+    assert all(map(torch.equal, before, encoder.model.parameters()))

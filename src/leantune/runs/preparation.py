@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from leantune.tokens.truncation import Sequences
 from leantune.training.defaults import default_epochs, default_learning_rate, layer_parameters
 from leantune.training.device_memory import measure_micro_batch
 from leantune.training.events import Event, Note, Progress
-from leantune.training.layout import choose_layout
+from leantune.training.layout import Layout, choose_layout
 from leantune.training.loop import Batching
 from leantune.training.metrics import Metric, MetricName, default_metric, metric_names, name_of
 from leantune.training.optim import ResolvedOptimizer
@@ -79,8 +79,8 @@ class Prepared:
     notes: tuple[Note, ...]
     """What was told on the way, for the record."""
     startup: Mapping[str, float]
-    """Seconds of each part of the preparation: `table`, `model` (loading, and proving what it can), `tokens`, and
-    `micro_batch` where it is measured."""
+    """Seconds of each part of the preparation: `table`, `model` (loading, and proving what it can), `tokens`, `layout`
+    (measuring how many tokens fit into a micro-batch, where that is done)."""
 
 
 class _Parts:
@@ -163,23 +163,12 @@ def prepare(
         return again
 
     rows = Rows(sequences=sequences, targets=targets.values, weights=weights)
-    layout = choose_layout(config.batching, encoder, precision.device, longest=int(sequences.lengths.max()))
-    micro_batch, micro_batch_reason = layout.micro_batch, None
-    if config.batching.micro_batch == "auto" and counts_memory(precision.device):
-        parts.end("tokens")
-        found = measure_micro_batch(
-            encoder,
-            rows,
-            batch_size=config.batching.batch_size,
-            padding=layout.padding,
-            task=task,
-            precision=precision,
-        )
-        micro_batch, micro_batch_reason = found.micro_batch, found.reason
-        parts.end("micro_batch")
+    parts.end("tokens")
+    layout, micro_batch_reason = _resolve_layout(config, encoder, rows, task=task, precision=precision)
+    parts.end("layout")
     batching = Batching(
         batch_size=config.batching.batch_size,
-        micro_batch=micro_batch,
+        micro_batch=layout.micro_batch,
         order=config.batching.order,
         padding=layout.padding,
     )
@@ -335,6 +324,24 @@ def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
             f"evaluation.metric: {config.evaluation.metric} is not defined for {kind}, which has {', '.join(names)}"
         )
     return config.evaluation.metric
+
+
+def _resolve_layout(
+    config: Config, encoder: Encoder, rows: Rows, *, task: Task, precision: Precision
+) -> tuple[Layout, str | None]:
+    """Return the layout with nothing left to choose, and why its micro-batch is what it is, where that was measured."""
+    layout = choose_layout(config.batching, encoder, precision.device, longest=int(rows.sequences.lengths.max()))
+    if config.batching.micro_batch != "auto" or not counts_memory(precision.device):
+        return layout, None
+    measured = measure_micro_batch(
+        encoder,
+        rows,
+        batch_size=config.batching.batch_size,
+        padding=layout.padding,
+        task=task,
+        precision=precision,
+    )
+    return replace(layout, micro_batch=measured.micro_batch), measured.reason
 
 
 def _resolve_optimizer(config: Config, encoder: Encoder, training_rows: int) -> ResolvedOptimizer:

@@ -31,7 +31,7 @@ PROBED_TOKENS = 2048
 """Of the smaller pass: few enough for a large model on a small GPU, and enough to stand out beside its gradients."""
 
 SHARE = 0.9
-"""Of the free memory that is counted with: the rest is for gaps between tensors and for libraries."""
+"""Of a device's room for tensors that is counted with: the rest is for gaps between them and for libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Pass:
 
     tokens: int
     peak_bytes: int
-    """Beyond what the device held before the gradients."""
+    """Of all tensors on the device, the weights among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,15 @@ class MeasuredLimit:
     reason: str
 
 
-def tokens_that_fit(one: Pass, other: Pass, *, free_bytes: int, moment_bytes: int, longest: int, most: int) -> int:
+def tokens_that_fit(one: Pass, other: Pass, *, room_bytes: int, moment_bytes: int, longest: int, most: int) -> int:
     """Return how many tokens fit into a micro-batch: `most`, or a power of two, but not less than the `longest` row.
 
-    The memory of a pass is a line through two that were measured. `moment_bytes`: what the optimizer will hold beside.
+    The memory of a pass is a line through two that were measured. `room_bytes`: what the device has for tensors;
+    `moment_bytes`: what the optimizer will hold beside a pass.
     """
     per_token = bytes_per_token(one, other)
     beside = max(0.0, one.peak_bytes - one.tokens * per_token)
-    fitting = int((SHARE * free_bytes - moment_bytes - beside) / per_token)
+    fitting = int((SHARE * room_bytes - moment_bytes - beside) / per_token)
     if fitting >= most:
         return most
     return max(longest, 1 << fitting.bit_length() - 1) if fitting > 0 else longest
@@ -69,6 +70,20 @@ def bytes_per_token(one: Pass, other: Pass) -> float:
     return max(1.0, (other.peak_bytes - one.peak_bytes) / (other.tokens - one.tokens))
 
 
+def measure_pass(
+    encoder: Encoder, rows: Rows, copies: int, padding: Padding, *, task: Task, precision: Precision
+) -> Pass:
+    """Add the gradient of so many copies of the longest row, and return what that took; raises `DoesNotFitError`."""
+    device = precision.device
+    numbers = np.full(copies, rows.sequences.lengths.argmax())
+    forget_peak(device)
+    batch = make_training_batch(rows, numbers, pad_id=encoder.pad_id, padding=padding, device=device)
+    accumulate_gradients(encoder, [batch], total_weight=1.0, task=task, precision=precision)
+    return Pass(
+        tokens=padded_tokens(rows.sequences.lengths[numbers], padding), peak_bytes=peak_device_bytes(device) or 0
+    )
+
+
 def measure_micro_batch(
     encoder: Encoder, rows: Rows, *, batch_size: int, padding: Padding, task: Task, precision: Precision
 ) -> MeasuredLimit:
@@ -77,26 +92,14 @@ def measure_micro_batch(
     The passes are over copies of the longest row, since attention may take more memory the longer a row is. Weights and
     random numbers are afterwards what they were.
     """
-    device, number = precision.device, int(rows.sequences.lengths.argmax())
-    longest = int(rows.sequences.lengths[number])
-
-    def tokens_of(count: int) -> int:
-        return padded_tokens(np.full(count, longest), padding)
-
+    device, longest = precision.device, int(rows.sequences.lengths.max())
     random, was_training = random_states(device), encoder.model.training
-    forget_peak(device)
-    before, passes = device_bytes(device) or 0, list[Pass]()
+    passes: list[Pass] = []
     encoder.model.train()
     try:
         count = max(1, PROBED_TOKENS // longest)
         for copies in (count, count, 2 * count):  # the first makes the gradients, and all that is made only once
-            forget_peak(device)
-            batch = make_training_batch(
-                rows, np.full(copies, number), pad_id=encoder.pad_id, padding=padding, device=device
-            )
-            accumulate_gradients(encoder, [batch], total_weight=1.0, task=task, precision=precision)
-            peak = peak_device_bytes(device) or 0
-            passes.append(Pass(tokens=tokens_of(copies), peak_bytes=peak - before))
+            passes.append(measure_pass(encoder, rows, copies, padding, task=task, precision=precision))
     except DoesNotFitError:
         fitted = passes[-1].tokens if passes else longest
         text = f"measured: {copies} rows of {longest:,} tokens do not fit into the memory of {device}"
@@ -110,11 +113,11 @@ def measure_micro_batch(
     # More than a step has is of no use; where rows are padded, more at once are padded more.
     most = AUTO_TOKENS["packed" if padding == "none" else "padded"]["cuda"]
     if padding == "none":
-        most = max(most, tokens_of(batch_size))
+        most = max(most, padded_tokens(np.full(batch_size, longest), padding))
     tokens = tokens_that_fit(
         passes[1],
         passes[2],
-        free_bytes=free,
+        room_bytes=free + (device_bytes(device) or 0),
         moment_bytes=sum(2 * p.numel() * p.element_size() for p in encoder.model.parameters() if p.requires_grad),
         longest=longest,
         most=most,
