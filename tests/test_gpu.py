@@ -225,7 +225,7 @@ def test_a_deterministic_run_that_was_cut_off_goes_on_to_the_same_bits(
 def test_memory_of_a_pass_is_a_line_through_two_others(
     tiny_encoder_dir: Callable[[str], Path], precision: PrecisionName, padding: Any
 ) -> None:
-    """Of four times as many rows, which is what `micro_batch: auto` goes by; measuring leaves the weights as they are."""
+    """Of four times as many rows; `micro_batch: auto` goes by that. Measuring leaves the weights as they are."""
     folder = tiny_encoder_dir("bert")
     encoder = load(folder, packed=padding == "none", dropout=0.1)
     rows = make_rows(folder, texts=[" ".join(make_texts(4, most_words=60, seed=2))])

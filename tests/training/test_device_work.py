@@ -35,6 +35,15 @@ def test_no_architecture_waits_in_a_packed_step(shape: str) -> None:
     count_step(shape, layers=2)
 
 
+def test_a_window_without_a_kernel_does_not_wait_either_and_makes_no_square_mask() -> None:
+    """In float32, as on a T4: one layer of two is local, and the longer text does not fit into its window."""
+    (one, two), _ = count_step("modernbert-base", precision="fp32", layers=2, lengths=((150, 24), (140, 7)))
+    each = two - one
+    assert each["_efficient_attention_forward"] == 1
+    assert each["constant_pad_nd"] > 0
+    assert each["index_select"] == 0
+
+
 @pytest.mark.parametrize(
     "read",
     [

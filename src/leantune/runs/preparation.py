@@ -405,11 +405,13 @@ def _notes_on_choices(
         layout = (
             f"rows of equal length in a micro-batch (padding changes what {encoder.model.config.model_type} computes)"
         )
+    limit = _describe_limit(batching.micro_batch)
+    if micro_batch_reason is not None:
+        limit += f" ({micro_batch_reason})"
     yield Note(
         about="batching",
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
-        f"of up to {_describe_limit(batching.micro_batch)}"
-        + ("" if micro_batch_reason is None else f" ({micro_batch_reason})"),
+        f"of up to {limit}",
     )
 
 
