@@ -16,6 +16,7 @@ from leantune.encoder.local_attention import attend_locally
 from small_runs import CPU
 
 HEADS, WIDTH, SCALE = 2, 4, 0.3
+REAL = F.scaled_dot_product_attention
 
 
 def draw(tokens: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -91,9 +92,6 @@ def scores_of(lengths: list[int], window: int) -> tuple[int, list[int]]:
     with patch.object(F, "scaled_dot_product_attention", spy):
         packed_attention(torch.nn.Module(), q, k, v, None, packing=make_packing(lengths, device), sliding_window=window)
     return given["scores"], given["mask"]
-
-
-REAL = F.scaled_dot_product_attention
 
 
 def test_the_mask_grows_with_the_tokens_and_not_with_the_square_of_a_length() -> None:
