@@ -4,9 +4,9 @@
 
 For each kernel, number format, head width and window: the largest error of outputs and gradients against the formula in
 float64, relative to the largest value, and the time of a forward and backward pass over CommonLit-like lengths with
-attention dropout 0.1 (varlen: 0), beside that of PyTorch's attention: in padded groups, or for a window in blocks of the
-row. Ends with exit code 1 where an error is too large. `--dry` runs groups and blocks alone on a CPU, so that the script
-is known to work.
+attention dropout 0.1 (varlen: 0), beside that of PyTorch's attention: in padded groups, or for a window in blocks of
+the row. Ends with exit code 1 where an error is too large. `--dry` runs groups and blocks alone on a CPU, so that the
+script is known to work.
 """
 
 import argparse
