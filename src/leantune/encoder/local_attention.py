@@ -42,7 +42,7 @@ def attend_locally(
     padded_query = F.pad(query, (0, 0, 0, 0, 0, blocks * QUERIES - tokens))
     with without_cudnn(query.device):
         attended = F.scaled_dot_product_attention(
-            padded_query.unflatten(0, (blocks, QUERIES)).transpose(1, 2),
+            padded_query.reshape(blocks, QUERIES, *query.shape[1:]).transpose(1, 2),
             overlapping(key),
             overlapping(value),
             attn_mask=_seen(packing.text, reach=reach, row=row, keys=keys)[:, None],

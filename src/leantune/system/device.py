@@ -51,7 +51,8 @@ def _let_segments_grow() -> None:
     next. torch reads the variable when CUDA starts. Windows and AMD do not have such segments.
     """
     is_set = any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
-    if sys.platform == "linux" and torch.version.cuda is not None and not is_set and not torch.cuda.is_initialized():
+    is_running: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if sys.platform == "linux" and torch.version.cuda is not None and not (is_set or is_running):
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
