@@ -72,6 +72,7 @@ encoders() { # shapes: makes those that are not there, and the tables of texts
 }
 
 if part tests; then
+    [ -z "$DRY" ] || export GPU_TESTS_ON_CPU=1
     # Other versions than those of constraints.txt may warn of other things.
     timeout 300 "$PYTHON" -m pytest -m gpu -q -o filterwarnings=default -p no:cacheprovider \
         $(grep -rl --include='test_*.py' 'mark\.gpu' tests) >"$OUT/tests.log" 2>&1
