@@ -5,7 +5,7 @@
 # DeBERTa-v3-base with random weights, in bf16 (fp16 where a card has no bf16) and BERT-base in fp16 everywhere, on
 # made-up texts of CommonLit's lengths (at most 256 tokens of each, as the article's loop would be run) and of EmoBank's.
 #
-#     sh benchmarks/gpu.sh                    # everything, with one or two rounds a table; less than half an hour
+#     sh benchmarks/gpu.sh                    # everything, with one or two rounds a table; made for half an hour
 #     sh benchmarks/gpu.sh                    # again: goes on where it was stopped, with the parts that are not done
 #     MINUTES=3 sh benchmarks/gpu.sh base     # one part (tests, kernels, memory, run, base, minilm, modernbert, deberta,
 #                                             # fp16), and more rounds: none begins after so many minutes

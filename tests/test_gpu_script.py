@@ -30,17 +30,6 @@ def test_a_part_that_fails_is_told_at_the_end_and_not_done(tmp_path: Path) -> No
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "failed: kernels")
 
 
-def test_the_memory_and_the_run_are_tried_at_tiny_size(tmp_path: Path) -> None:
-    for part in ("memory", "run"):
-        done = run_script("--dry", part, output=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-    rows = (tmp_path / "memory.md").read_text(encoding="utf-8").splitlines()[4:]
-    shapes = ["bert-base", "minilm", "modernbert-base", "deberta-v3-base"]
-    assert [row.split("|")[1].strip() for row in rows] == [shape for shape in shapes for _ in range(2)]
-    assert (tmp_path / "run" / "metrics.json").is_file()
-    assert "micro-batches of up to" in (tmp_path / "run.log").read_text(encoding="utf-8")
-
-
 @pytest.mark.slow
 def test_all_of_it_goes_through_at_tiny_size_and_only_once(tmp_path: Path) -> None:
     done = run_script("--dry", output=tmp_path)
@@ -48,6 +37,11 @@ def test_all_of_it_goes_through_at_tiny_size_and_only_once(tmp_path: Path) -> No
     pages = {path.stem for path in tmp_path.glob("*.md")}
     tables = {f"{name}-long" for name in ("base", "minilm", "modernbert", "deberta", "fp16")}
     assert pages == {"kernels", "memory", "gpu", "base-short", "minilm-short"} | tables
+    rows = (tmp_path / "memory.md").read_text(encoding="utf-8").splitlines()[4:]
+    shapes = ["bert-base", "minilm", "modernbert-base", "deberta-v3-base"]
+    assert [row.split("|")[1].strip() for row in rows] == [shape for shape in shapes for _ in range(2)]
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert " passed, " in (tmp_path / "tests.log").read_text(encoding="utf-8")
     again = run_script("--dry", output=tmp_path)
     assert again.returncode == 0
     assert "exit code" not in again.stdout
