@@ -9,9 +9,9 @@ int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { retur
 #else
 int cudaGetDeviceCount(int *count) { *count = 1; return 0; }
 int cudaGetDevice(int *device) { return *device = 0; }
-/* CUDA 13's cudaDeviceProp has `major` and `minor` at byte 360. A T4's, for all cards: with a mask, PyTorch's attention
-   is the memory-efficient kernel on each of them. */
-int cudaGetDeviceProperties(int *properties, int device) { properties[90] = 7, properties[91] = 5; return 0; }
+/* CUDA 13's cudaDeviceProp has `major` and `minor` at byte 360. An A100's, also for a T4, since torch asks only once: a
+   mask, which is all that PyTorch's attention is given here, leaves the memory-efficient kernel on both. */
+int cudaGetDeviceProperties(int *properties, int device) { properties[90] = 8, properties[91] = 0; return 0; }
 int cudaSetDevice(int device) { return device; }
 int cudaGetLastError(void) { return 0; }
 int cudaPeekAtLastError(void) { return 0; }
