@@ -4,8 +4,9 @@
 
 For each kernel, number format, head width and window: the largest error of outputs and gradients against the formula in
 float64, relative to the largest value, and the time of a forward and backward pass over CommonLit-like lengths with
-attention dropout 0.1 (varlen: 0), beside the padded groups'. Ends with exit code 1 where an error is too large. `--dry`
-runs the padded groups alone on a CPU, so that the script is known to work.
+attention dropout 0.1 (varlen: 0), beside that of PyTorch's attention: in padded groups, or for a window in blocks of
+the row. Ends with exit code 1 where an error is too large. `--dry` runs groups and blocks alone on a CPU, so that the
+script is known to work.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 
 from leantune.batches.packing import Packing, make_packing
 from leantune.encoder import attention, packed_kernels
+from leantune.encoder.local_attention import attend_locally
 from leantune.encoder.packed_kernels import TOLERANCES, Facts, Kernel, choose_kernel, kernel_error
 from leantune.system.device import compute_capability, describe_device, synchronize
 
@@ -27,14 +29,15 @@ ROUNDS = 10
 
 
 def attend(kernel: Kernel, q: Any, k: Any, v: Any, packing: Packing, *, window: int | None, **options: Any) -> Any:
-    """Attend by a kernel, or in groups."""
+    """Attend by a kernel, or by PyTorch's attention in groups or blocks."""
     if kernel != "groups":
         return ATTEND_PACKED(kernel, q, k, v, packing, window=window, **options)
+    if window is not None:
+        return attend_locally(q, k, v, packing, window=window, scale=options["scale"], dropout=options["dropout"])
     with patch.object(attention, "kernel_of", lambda *_, **__: "groups"):
         found, _ = attention.packed_attention(
             *(torch.nn.Module(), *(x.transpose(0, 1)[None] for x in (q, k, v)), None),
             packing=packing,
-            sliding_window=window,
             scaling=options["scale"],
             dropout=options["dropout"],
         )
@@ -73,7 +76,9 @@ def main() -> None:
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d}. {describe_device(device)['name']}, torch {torch.__version__}.",
         "",
-        "| format | head width | window | kernel | chosen | error | milliseconds | the groups' |\n" + "|---" * 8 + "|",
+        "| format | head width | window | kernel | chosen | error | milliseconds | groups or blocks |\n"
+        + "|---" * 8
+        + "|",
     ]
     wrong = False
     for dtype in TOLERANCES:
@@ -104,7 +109,8 @@ def main() -> None:
                     else:
                         wrong |= error > TOLERANCES[dtype]
                         said = f"{error:.1e} | {taken:.3f} |"
-                    line = f"| {str(dtype)[6:]} | {width} | {window} | {kernel} | {chosen} | {said} {groups:.3f} |"
+                    names = [name.replace("groups", "blocks" if window else "groups") for name in (kernel, chosen)]
+                    line = f"| {str(dtype)[6:]} | {width} | {window} | {names[0]} | {names[1]} | {said} {groups:.3f} |"
                     print(line, flush=True)
                     lines.append(line)
     if options.output is not None:

@@ -1,10 +1,11 @@
 """Makes what a benchmark needs where there is no network: an encoder of a known shape with random weights, and tables.
 
-    python benchmarks/synthetic.py FOLDER [--shapes bert-base minilm tiny]
+    python benchmarks/synthetic.py FOLDER [--shapes bert-base minilm] [--tiny]
 
 writes FOLDER/bert-base, FOLDER/minilm (what transformers loads, with a tokenizer of made-up words, one token each) and
 FOLDER/long.csv, FOLDER/short.csv (columns text, target), whose lengths in tokens are those of CommonLit and EmoBank.
-Nothing can be learned from them: they are for times and memory.
+Nothing can be learned from them: they are for times and memory. `--tiny`: two narrow layers of each architecture, for a
+trial on a CPU.
 """
 
 import argparse
@@ -20,8 +21,8 @@ VOCABULARY = 30522
 SHAPES: dict[str, dict[str, Any]] = {
     "bert-base": {},
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
-    "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
 }
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "modernbert-base": (transformers.ModernBertConfig, IDS),
@@ -43,8 +44,8 @@ LENGTHS = {
 ROWS = 4000
 
 
-def make_encoder(folder: Path, shape: str) -> None:
-    """Write an encoder of BERT's kind with random weights, and its tokenizer."""
+def make_encoder(folder: Path, shape: str, *, tiny: bool = False) -> None:
+    """Write an encoder of a shape with random weights, and its tokenizer."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [*special, *(f"w{number}" for number in range(VOCABULARY - len(special)))]
     tokenizer = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
@@ -52,6 +53,8 @@ def make_encoder(folder: Path, shape: str) -> None:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     make_config, arguments = OTHERS.get(shape, (transformers.BertConfig, SHAPES.get(shape, {})))
+    if tiny:
+        arguments = arguments | TINY | {"pooler_hidden_size": TINY["hidden_size"]}
     transformers.AutoModel.from_config(make_config(vocab_size=VOCABULARY, **arguments)).save_pretrained(folder)
 
 
@@ -74,10 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shapes", nargs="+", choices=[*SHAPES, *OTHERS], default=["bert-base", "minilm"])
+    parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for shape in options.shapes:
-        make_encoder(options.folder / shape, shape)
+        make_encoder(options.folder / shape, shape, tiny=options.tiny)
     for name, deciles in LENGTHS.items():
         make_table(options.folder / f"{name}.csv", deciles)
 

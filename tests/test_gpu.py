@@ -1,5 +1,10 @@
-"""What only a GPU can show: packed rows keep their laws in its kernels and number formats, and never wait for it."""
+"""What only a GPU can show: packed rows keep their laws in its kernels and number formats, and never wait for it.
 
+With the variable GPU_TESTS_ON_CPU these tests run on a CPU (`sh benchmarks/gpu.sh --dry`): that shows nothing but that
+the tests themselves are without a mistake.
+"""
+
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,27 +14,32 @@ import numpy as np
 import pytest
 import torch
 
+from interruptions import cut_off
 from leantune.batches.batch import make_training_batch
 from leantune.batches.packing import make_packing
 from leantune.encoder.attention import packed_attention
 from leantune.encoder.loading import load_encoder
 from leantune.encoder.model import Encoder, ModelSettings
 from leantune.encoder.packed_kernels import TOLERANCES, Facts, choose_kernel, kernel_error
+from leantune.runs.run import run
 from leantune.system.device import compute_capability
+from leantune.training.device_memory import bytes_per_token, measure_pass
 from leantune.training.precision import Precision, PrecisionName, supported_precisions
 from leantune.training.step import accumulate_gradients, optimizer_step
 from leantune.training.task import Task
 from small_runs import make_rows, make_task_of, run_all, tiny_config, write_table
 from tiny_encoders import NAMES, make_texts
 
-DEVICE = torch.device("cuda", 0)
+ON_CPU = "GPU_TESTS_ON_CPU" in os.environ
+DEVICE = torch.device("cpu") if ON_CPU else torch.device("cuda", 0)
 TEXTS = ["", "ba", *make_texts(10), " ".join(make_texts(4, most_words=60, seed=2))]
 TASK: Task = make_task_of("regression")
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(not (ON_CPU or torch.cuda.is_available()), reason="needs a CUDA device"),
 ]
+only_on_a_gpu = pytest.mark.skipif(ON_CPU, reason="a CPU does not count its memory, and there is nothing to wait for")
 every_precision = pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 every_architecture = pytest.mark.parametrize("name", NAMES)
 
@@ -75,11 +85,12 @@ def logits_of(
     """[N, 1] of packed rows, with all words of row 5 replaced where it is `changed`."""
     first, second = batches(encoder, rows, packed=True)
     if changed:
-        begin, length = (int(number[1]) for number in (second.packing.starts, second.packing.lengths))
-        second.input_ids[0, begin + 1 : begin + length - 1] = 7
+        packing = second.inputs.packing
+        begin, length = (int(number[1]) for number in (packing.starts, packing.lengths))
+        second.inputs.input_ids[0, begin + 1 : begin + length - 1] = 7
     torch.manual_seed(seed)
     with torch.inference_mode(), precision.compute():
-        return torch.cat([encoder.logits(batch).float() for batch in (first, second)])
+        return torch.cat([encoder.logits(batch.inputs).float() for batch in (first, second)])
 
 
 @every_precision
@@ -143,7 +154,7 @@ def test_dropped_attention_weights_change_nothing_on_average(dtype: torch.dtype)
 @pytest.mark.parametrize("dtype", list(TOLERANCES), ids=["fp32", "fp16", "bf16"])
 def test_the_chosen_kernel_computes_the_formula(dtype: torch.dtype, head_width: int, window: bool) -> None:
     facts = Facts(
-        device="cuda",
+        device=str(DEVICE),
         capability=compute_capability(DEVICE),
         dtype=dtype,
         head_width=head_width,
@@ -157,6 +168,7 @@ def test_the_chosen_kernel_computes_the_formula(dtype: torch.dtype, head_width: 
         assert kernel_error(kernel, facts, DEVICE) <= TOLERANCES[dtype], kernel
 
 
+@only_on_a_gpu
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_packed_steps_never_wait_for_the_device(
     tiny_encoder_dir: Callable[[str], Path], precision: PrecisionName
@@ -183,6 +195,7 @@ def test_packed_steps_never_wait_for_the_device(
             torch.cuda.set_sync_debug_mode("default")
 
 
+@only_on_a_gpu
 def test_a_whole_run_trains_packed_rows_on_the_gpu(tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]) -> None:
     table = write_table(tmp_path / "table.csv")
     config = tiny_config(table, tiny_encoder_dir("bert"), device=str(DEVICE), precision="auto", optimizer__epochs=5)
@@ -196,7 +209,43 @@ def test_a_deterministic_run_repeats_itself_to_the_bit(tmp_path: Path, tiny_enco
     weights = []
     for name in ("one", "other"):
         table = write_table(tmp_path / f"{name}.csv")
-        config = tiny_config(table, tiny_encoder_dir("bert"), device="cuda", precision="auto", deterministic=True)
+        config = tiny_config(table, tiny_encoder_dir("bert"), device=str(DEVICE), precision="auto", deterministic=True)
         run_all(config, tmp_path / name)
         weights.append((tmp_path / name / "fold_0" / "model" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_a_deterministic_run_that_was_cut_off_goes_on_to_the_same_bits(
+    tmp_path: Path, tiny_encoder_dir: Callable[[str], Path]
+) -> None:
+    table = write_table(tmp_path / "table.csv")
+    checkpoint = {"every": {"steps": 1}}
+    config = tiny_config(
+        table, tiny_encoder_dir("bert"), device=str(DEVICE), precision="auto", deterministic=True, checkpoint=checkpoint
+    )
+    run_all(config, tmp_path / "whole")
+    cut_off(config, tmp_path / "cut", 3)
+    list(run(config, tmp_path / "cut", resume=True))
+    weights = [(tmp_path / name / "fold_0" / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+@only_on_a_gpu
+@every_precision
+@pytest.mark.parametrize("padding", ["none", "longest"])
+def test_memory_of_a_pass_is_a_line_through_two_others(
+    tiny_encoder_dir: Callable[[str], Path], precision: PrecisionName, padding: Any
+) -> None:
+    """Of four times as many rows; `micro_batch: auto` goes by that. Measuring leaves the weights as they are."""
+    folder = tiny_encoder_dir("bert")
+    encoder = load(folder, packed=padding == "none", dropout=0.1)
+    rows = make_rows(folder, texts=[" ".join(make_texts(4, most_words=60, seed=2))])
+    before = [p.clone() for p in encoder.model.parameters()]
+    passes = [
+        measure_pass(encoder, rows, copies, padding, task=TASK, precision=choose(precision))
+        for copies in (64, 64, 128, 512)
+    ]
+    line = bytes_per_token(passes[1], passes[2])
+    expected = passes[1].peak_bytes + line * (passes[3].tokens - passes[1].tokens)
+    assert passes[3].peak_bytes == pytest.approx(expected, rel=0.2)
+    assert all(map(torch.equal, before, encoder.model.parameters()))

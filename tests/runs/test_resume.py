@@ -20,14 +20,16 @@ from safetensors.torch import save_file
 import leantune
 import leantune.runs.fold_run
 from interruptions import RowTrace, cut_off, differing, events_of, outcome, run_with_copies
+from leantune.batches.plan import TokensPerMicroBatch
 from leantune.comparison.results import read_run
-from leantune.runs.config import dump_config, load_config
+from leantune.runs.config import dump_config, load_config, read_yaml
 from leantune.runs.fold_run import read_result
 from leantune.runs.run import load_run_config, run
 from leantune.system.errors import RunFolderError, SettingsError, TableError, TrainingError
 from leantune.system.settings import flatten
 from leantune.tables.memory import MemoryTable
 from leantune.training.checkpoint import read_newest
+from leantune.training.device_memory import MeasuredLimit
 from leantune.training.events import Evaluation, Note
 from leantune.training.metrics import as_metric
 from small_runs import run_all, tiny_config, write_table
@@ -393,6 +395,50 @@ def test_moved_data_another_machine_and_rarer_checkpoints_do_not_stop_a_run(
     assert all("the result may differ from an uninterrupted run's in its last digits" in text for text in said)
     assert [text.partition(":")[0] for text in said if "null" not in text] == ["versions.torch"]
     assert any(text.startswith("batching.micro_batch.rows: null in the run, 2 now") for text in said)
+
+
+@pytest.fixture
+def a_gpu_with_less_and_less_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let this processor count its memory as a GPU does; each time it is measured, fewer tokens fit: those that are
+    listed. A smaller micro-batch draws other dropout."""
+    measured: list[int] = []
+
+    def measure(*_: Any, **__: Any) -> MeasuredLimit:
+        measured.append([200, 40, 20][len(measured)])
+        return MeasuredLimit(micro_batch=TokensPerMicroBatch(tokens=measured[-1]), reason="measured: all of it")
+
+    monkeypatch.setattr("leantune.runs.preparation.counts_memory", lambda _: True)
+    monkeypatch.setattr("leantune.runs.resume.counts_memory", lambda _: True)
+    monkeypatch.setattr("leantune.runs.preparation.measure_micro_batch", measure)
+    return measured
+
+
+def test_a_micro_batch_that_was_measured_is_the_resumed_runs_too(
+    data: Path,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    a_gpu_with_less_and_less_memory: list[int],
+) -> None:
+    assert resume_all(every_step(data, bert), tmp_path, monkeypatch, lambda n: n == 3) == 1
+    assert a_gpu_with_less_and_less_memory == [200]
+    assert read_yaml(tmp_path / "whole" / "config.yaml")["batching"]["micro_batch"] == {"tokens": 200}
+    (said,) = [event["text"] for event in events_of(tmp_path / "whole", "note") if event["about"] == "batching"]
+    assert said.endswith("micro-batches of up to 200 tokens (measured: all of it)")
+
+
+def test_on_another_device_it_is_measured_anew(
+    data: Path, bert: Path, tmp_path: Path, a_gpu_with_less_and_less_memory: list[int]
+) -> None:
+    config = every_step(data, bert)
+    cut_off(config, tmp_path / "run", 3)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    environment["device"]["name"] = "a larger one"
+    (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))
+    events = run_all_resumed(config, tmp_path / "run")
+    assert a_gpu_with_less_and_less_memory == [200, 40]
+    said = [event.text for event in events if isinstance(event, Note) and event.about == "resume"]
+    assert any(text.startswith("batching.micro_batch.tokens: 200 in the run, 40 now") for text in said)
 
 
 def test_another_fold_than_the_runs_is_refused_and_its_checkpoints_stay(data: Path, bert: Path, tmp_path: Path) -> None:

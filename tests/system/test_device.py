@@ -1,8 +1,11 @@
 """Devices: only those that are there, and measured without a trace."""
 
+import os
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -10,9 +13,11 @@ import torch
 
 from leantune.system.device import (
     available_bytes,
+    counts_memory,
     describe_device,
     device_bytes,
     device_key,
+    free_device_bytes,
     has_kernels,
     matrix_rate,
     peak_device_bytes,
@@ -46,6 +51,51 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def a_mac(monkeypatch: pytest.MonkeyPatch, only_a_cpu: None) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("name", "before", "version", "platform", "is_running", "expected"),
+    [
+        ("auto", {}, "13.0", "linux", False, "expandable_segments:True"),
+        ("cuda", {}, "13.0", "linux", False, "expandable_segments:True"),
+        ("cpu", {}, "13.0", "linux", False, None),
+        ("auto", {"PYTORCH_ALLOC_CONF": ""}, "13.0", "linux", False, ""),
+        ("auto", {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "13.0", "linux", False, None),
+        ("auto", {}, "13.0", "linux", True, None),
+        ("auto", {}, "13.0", "win32", False, None),
+        ("auto", {}, None, "linux", False, None),
+    ],
+)
+def test_segments_of_a_gpus_memory_grow_where_nobody_has_set_up_its_allocator(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    before: dict[str, str],
+    version: str | None,
+    platform: str,
+    is_running: bool,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_running)
+    with patch.dict(os.environ):
+        for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+            os.environ.pop(variable, None)
+        os.environ.update(before)
+        resolve_device(name)
+        assert os.environ.get("PYTORCH_ALLOC_CONF") == expected
+
+
+def test_what_the_allocator_keeps_for_later_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 8000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 120)
+    assert free_device_bytes(torch.device("cuda", 0)) == 1180
+
+
+def test_only_a_gpu_of_torchs_cuda_counts_its_memory() -> None:
+    assert [counts_memory(torch.device(name)) for name in ("cpu", "mps", "cuda")] == [False, False, True]
 
 
 @pytest.mark.usefixtures("only_a_cpu")
@@ -162,6 +212,7 @@ def test_memory_of_a_gpu_is_counted():
     block = torch.zeros(2**20, dtype=torch.uint8, device=device)
     assert device_bytes(device) == before + block.numel()
     assert peak_device_bytes(device) >= before + block.numel()
+    assert 0 < free_device_bytes(device) < describe_device(device)["memory_bytes"]
     assert describe_device(device)["name"] == torch.cuda.get_device_name(device)
 
 

@@ -35,6 +35,16 @@ def test_no_architecture_waits_in_a_packed_step(shape: str) -> None:
     count_step(shape, layers=2)
 
 
+def test_a_window_without_a_kernel_does_not_wait_either_and_makes_no_square_mask() -> None:
+    """In float32, as on a T4: of three layers the second and third are local, and the third has first tokens only."""
+    (one, two), _ = count_step("modernbert-base", precision="fp32", layers=3, lengths=((150, 24), (140, 7)))
+    each = two - one
+    assert each["_efficient_attention_forward"] == 1
+    # In one layer: query, key and value, forward and backward, and the numbers of the texts.
+    assert each["constant_pad_nd"] == 7
+    assert each["unfold_backward"] == 2
+
+
 @pytest.mark.parametrize(
     "read",
     [

@@ -14,6 +14,7 @@ from leantune.batches.plan import TokensPerMicroBatch
 from leantune.inspection.findings import Finding, percent
 from leantune.runs.config import Config, dump_config
 from leantune.runs.preparation import Prepared
+from leantune.system.device import counts_memory
 from leantune.system.formatting import duration
 
 WORTH = 0.93
@@ -127,7 +128,8 @@ def _changes(prepared: Prepared) -> list[tuple[str, dict[str, Any], bool]]:
     batching = prepared.config.batching
     if batching.layout == "packed":
         found.append(("layout: dynamic", {"batching": {"layout": "dynamic", "micro_batch": "auto"}}, True))
-    if isinstance(batching.micro_batch, TokensPerMicroBatch):
+    # Where the device counts its memory, auto is already as much as fits.
+    if isinstance(batching.micro_batch, TokensPerMicroBatch) and not counts_memory(prepared.precision.device):
         doubled = 2 * batching.micro_batch.tokens
         change = {"batching": {"layout": batching.layout, "micro_batch": {"tokens": doubled}}}
         found.append((f"micro_batch: {doubled:,} tokens", change, True))

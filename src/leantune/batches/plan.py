@@ -67,7 +67,8 @@ class BatchingSettings(Section):
 
     micro_batch: Literal["auto"] | MicroBatch = "auto"
     """How much is computed at once: `auto`, `{rows: 8}` or `{tokens: 4096}`. It changes memory and time, and not what
-    is learned."""
+    is learned. auto is measured on a CUDA device: as many tokens as fit into its free memory, up to a whole step of
+    packed rows. On any other device it is a fixed number of tokens."""
 
     order: Order = "random"
     """Which rows share an optimizer step: any rows (`random`), or rows of similar length (`uniform_length`).

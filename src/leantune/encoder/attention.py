@@ -7,7 +7,7 @@
 On a CPU the products, the softmax and the dropout are our own, forward and backward: PyTorch's kernel falls back to its
 slow path there as soon as attention weights are dropped (docs/design/0004-packed-rows.md). On a GPU, packed_kernels.py
 has kernels that take the row as it is; where they do not compute what is asked for, it is PyTorch's scaled dot product
-attention in groups.
+attention, in groups, or for a local window in blocks of the row (local_attention.py).
 
 The attention weights of short texts are kept for the backward pass. Those of long ones, whose number grows with the
 square of the length, are computed in blocks and not kept: the backward pass computes them again, as FlashAttention does
@@ -17,19 +17,18 @@ nothing either.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from leantune.batches.packing import Group, Packing
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
-from leantune.encoder.packed_kernels import attend_packed, kernel_of
+from leantune.encoder.local_attention import attend_locally
+from leantune.encoder.packed_kernels import attend_packed, kernel_of, without_cudnn
 from leantune.encoder.relative import Positions, add_position_gradients, position_scores
 
 NAME = "leantune_packed"
@@ -64,27 +63,34 @@ def packed_attention(
     Returns [1, T, H, D].
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=sliding_window)
+    window = _needed(sliding_window, packing)
+    kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=window)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if kernel != "groups":
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        attended = attend_packed(kernel, q, k, v, packing, scale=scale, dropout=dropout, window=sliding_window)
-        return attended[None], None
-    qkv = torch.stack([x[0].transpose(0, 1) for x in (query, key, value)], dim=1)
+        return attend_packed(kernel, q, k, v, packing, scale=scale, dropout=dropout, window=window)[None], None
+    if window is not None and query.device.type != "cpu":
+        return attend_locally(q, k, v, packing, window=window, scale=scale, dropout=dropout)[None], None
+    qkv = torch.stack([q, k, v], dim=1)
     # For a local window PyTorch's kernel takes a mask of L x L, and computes what lies outside of the window, too.
-    long_window = sliding_window is not None and any(group.width > LONG for group in packing.groups)
+    long_window = window is not None and any(group.width > LONG for group in packing.groups)
     if query.device.type == "cpu" and (dropout > 0 or query.dtype is torch.bfloat16 or long_window):
-        own: Tensor = _CpuAttention.apply(qkv, packing, scale, dropout, sliding_window)  # type: ignore[no-untyped-call]
+        own: Tensor = _CpuAttention.apply(qkv, packing, scale, dropout, window)  # type: ignore[no-untyped-call]
         return own[None], None
     parts = []
     for group in packing.groups:
-        hidden = _hidden(group, sliding_window, query.device)
+        hidden = _hidden(group, window, query.device)
         mask = None if hidden is None else ~hidden
         q, k, v = _unpack(qkv, group)
-        with _without_cudnn(query.device):
+        with without_cudnn(query.device):
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         parts.append(_pack(attended[None], group)[:, 0])
     parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
     return torch.cat(parts)[None], None
+
+
+def _needed(window: int | None, packing: Packing) -> int | None:
+    """Return a local window, or None where no text is longer than it."""
+    return None if window is None or max(packing.each) <= window else window
 
 
 def attend_with_bias(qkv: Tensor, packing: Packing, positions: Positions, *, dropout: float) -> Tensor:
@@ -103,7 +109,7 @@ def attend_with_bias(qkv: Tensor, packing: Packing, positions: Positions, *, dro
             bias = zero.masked_fill(group.padded, -math.inf)
         if bias is not None:
             bias = bias.contiguous()  # a GPU's kernel takes no view that begins at odd places
-        with _without_cudnn(q.device):
+        with without_cudnn(q.device):
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
         parts.append(_pack(attended[None], group)[:, 0])
     parts.append(torch.zeros_like(qkv[packing.tokens :, 0]))
@@ -117,7 +123,7 @@ def attend_first_packed(
 
     `query` [B, H, D]; `key_value` [T, 2, H, D]. Returns [B, H, D].
     """
-    window = None if window is None or max(packing.each) <= window else window
+    window = _needed(window, packing)
     kernel = kernel_of(query.device, query.dtype, query.shape[-1], dropout=dropout, window=window)
     if kernel != "groups" and window is None:  # a kernel's window ends where the last key meets the last query
         # What follows the texts is left out: those bounds do not enclose it, so its gradient would be anything.
@@ -133,22 +139,13 @@ def attend_first_packed(
             near = torch.arange(group.width, device=query.device) < window
             there = near.expand(1, 1, 1, -1) if there is None else there & near
         first = query[texts, :, None]
-        with _without_cudnn(query.device):
+        with without_cudnn(query.device):
             attended = F.scaled_dot_product_attention(
                 first, key, value, attn_mask=there, dropout_p=dropout, scale=scale
             )
         parts.append(attended[:, :, 0])
         text = texts.stop
     return torch.cat(parts)
-
-
-def _without_cudnn(device: torch.device) -> AbstractContextManager[None]:
-    """Keep a GPU from cuDNN's attention during a block: it makes a plan for each new shape."""
-    if device.type != "cuda":
-        return nullcontext()
-    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    chosen: AbstractContextManager[None] = sdpa_kernel(kernels)
-    return chosen
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -4,18 +4,21 @@
 
 PyTorch has three ways to two kernels. `choose_kernel` picks one from facts alone, so that the choice is tested without
 a GPU, and `kernel_of` compares it with the plain formula on the device that it is to run on, before it is trusted.
-Where there is none, texts are padded in groups of like lengths (attention.py).
+Where there is none, texts are padded in groups of like lengths (attention.py); a local window is computed in blocks of
+the row (local_attention.py).
 
 cuDNN's attention is never used: it makes a plan for each new shape, 23 to 37 ms each on a Hopper, and packed rows have
 a new shape in nearly every micro-batch (docs/design/0013-gpus.md).
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 from leantune.batches.packing import Bounds, Packing, make_packing
@@ -223,3 +226,12 @@ def compute_backward(
         window_size_right=reach,
     )
     return d_query, d_key, d_value
+
+
+def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
+    """Keep PyTorch's own attention on a GPU from cuDNN during a block: it makes a plan for each new shape."""
+    if device.type != "cuda":
+        return nullcontext()
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    chosen: AbstractContextManager[None] = sdpa_kernel(kernels)
+    return chosen

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from leantune.encoder.memory import least_training_bytes
 from leantune.encoder.model import Encoder
 from leantune.inspection.findings import duplicates_across_folds, unknown_tokens, untrained_classes
 from leantune.runs.config import Config
-from leantune.system.device import available_bytes, count_gpus
+from leantune.system.device import available_bytes, count_gpus, counts_memory
 from leantune.system.errors import DeviceError, ModelError, SettingsError, TableError
 from leantune.system.formatting import duration
 from leantune.tables.columns import resolve_targets
@@ -28,8 +28,9 @@ from leantune.tokens.sequences import count_unknown, cut_alike, make_sequences
 from leantune.tokens.tokens import load_tokenizer, tokenizer_fingerprint
 from leantune.tokens.truncation import Sequences
 from leantune.training.defaults import default_epochs, default_learning_rate, layer_parameters
+from leantune.training.device_memory import measure_micro_batch
 from leantune.training.events import Event, Note, Progress
-from leantune.training.layout import choose_layout
+from leantune.training.layout import Layout, choose_layout
 from leantune.training.loop import Batching
 from leantune.training.metrics import Metric, MetricName, default_metric, metric_names, name_of
 from leantune.training.optim import ResolvedOptimizer
@@ -78,7 +79,8 @@ class Prepared:
     notes: tuple[Note, ...]
     """What was told on the way, for the record."""
     startup: Mapping[str, float]
-    """Seconds of each part of the preparation: `table`, `model` (loading, and proving what it can), `tokens`."""
+    """Seconds of each part of the preparation: `table`, `model` (loading, and proving what it can), `tokens`, `layout`
+    (measuring how many tokens fit into a micro-batch, where that is done)."""
 
 
 class _Parts:
@@ -160,7 +162,10 @@ def prepare(
         train_rows_in_use(again, used)
         return again
 
-    layout = choose_layout(config.batching, encoder, precision.device, longest=int(sequences.lengths.max()))
+    rows = Rows(sequences=sequences, targets=targets.values, weights=weights)
+    parts.end("tokens")
+    layout, micro_batch_reason = _resolve_layout(config, encoder, rows, task=task, precision=precision)
+    parts.end("layout")
     batching = Batching(
         batch_size=config.batching.batch_size,
         micro_batch=layout.micro_batch,
@@ -192,7 +197,14 @@ def prepare(
     )
     parts.end("tokens")
     chosen = _notes_on_choices(
-        config, effective, targets=targets, batching=batching, sequences=sequences, encoder=encoder, precision=precision
+        config,
+        effective,
+        targets=targets,
+        batching=batching,
+        micro_batch_reason=micro_batch_reason,
+        sequences=sequences,
+        encoder=encoder,
+        precision=precision,
     )
     rest = [*chosen, *findings]
     yield from rest
@@ -205,7 +217,7 @@ def prepare(
         folds=folds,
         tokenizer=tokenizer,
         tokenizer_fingerprint=fingerprint,
-        rows=Rows(sequences=sequences, targets=targets.values, weights=weights),
+        rows=rows,
         texts=table.texts,
         batching=batching,
         metric=metric,
@@ -314,6 +326,24 @@ def _resolve_metric(config: Config, kind: TaskKind) -> MetricName:
     return config.evaluation.metric
 
 
+def _resolve_layout(
+    config: Config, encoder: Encoder, rows: Rows, *, task: Task, precision: Precision
+) -> tuple[Layout, str | None]:
+    """Return the layout with nothing left to choose, and why its micro-batch is what it is, where that was measured."""
+    layout = choose_layout(config.batching, encoder, precision.device, longest=int(rows.sequences.lengths.max()))
+    if config.batching.micro_batch != "auto" or not counts_memory(precision.device):
+        return layout, None
+    measured = measure_micro_batch(
+        encoder,
+        rows,
+        batch_size=config.batching.batch_size,
+        padding=layout.padding,
+        task=task,
+        precision=precision,
+    )
+    return replace(layout, micro_batch=measured.micro_batch), measured.reason
+
+
 def _resolve_optimizer(config: Config, encoder: Encoder, training_rows: int) -> ResolvedOptimizer:
     settings = config.optimizer
     steps_per_epoch = -(-training_rows // config.batching.batch_size)
@@ -346,6 +376,7 @@ def _notes_on_choices(
     *,
     targets: Targets,
     batching: Batching,
+    micro_batch_reason: str | None,
     sequences: Sequences,
     encoder: Encoder,
     precision: Precision,
@@ -374,10 +405,13 @@ def _notes_on_choices(
         layout = (
             f"rows of equal length in a micro-batch (padding changes what {encoder.model.config.model_type} computes)"
         )
+    limit = _describe_limit(batching.micro_batch)
+    if micro_batch_reason is not None:
+        limit += f" ({micro_batch_reason})"
     yield Note(
         about="batching",
         text=f"steps of {config.batching.batch_size} rows, {effective.batching.order} order, {layout}, micro-batches "
-        f"of up to {_describe_limit(batching.micro_batch)}",
+        f"of up to {limit}",
     )
 
 

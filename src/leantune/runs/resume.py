@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leantune.batches.plan import BatchingSettings
 from leantune.runs.config import Config, dump_config, read_yaml
 from leantune.runs.record import FOLD
+from leantune.system.device import counts_memory, describe_device, resolve_device
 from leantune.system.errors import RunFolderError, TableError
 from leantune.system.files import read_json
-from leantune.system.settings import flatten
+from leantune.system.settings import check, flatten
 from leantune.tables.columns import resolve_targets
 from leantune.tables.folds import FoldNumber, fold_number
 from leantune.tables.table import data_sha256
@@ -82,6 +84,22 @@ def fingerprint(settings: Mapping[str, Any], environment: Mapping[str, Any]) -> 
             }
         ),
     }
+
+
+def remember_micro_batch(config: Config, folder: Path) -> Config:
+    """Return the settings of a run that goes on in `folder`, with the micro-batch that was measured when it began.
+
+    On the same GPU another amount of free memory must not change what is drawn for dropout (law 5). On any other device
+    `auto` stays, and so it does where the run has not begun.
+    """
+    files = folder / "config.yaml", folder / "environment.json"
+    if config.batching.micro_batch != "auto" or not all(file.is_file() for file in files):
+        return config
+    device = resolve_device(config.device)
+    if not counts_memory(device) or read_json(files[1]).get("device") != describe_device(device):
+        return config
+    before = check(BatchingSettings, read_yaml(files[0]).get("batching", {}), "batching").micro_batch
+    return config.model_copy(update={"batching": config.batching.model_copy(update={"micro_batch": before})})
 
 
 def find_progress(folder: Path, folds: Sequence[FoldNumber], *, force: bool = False) -> Progress | None:

@@ -15,7 +15,14 @@ from leantune.runs.fold_run import FoldResult, read_result, run_fold
 from leantune.runs.preparation import Prepared, prepare
 from leantune.runs.record import RunFolder, clear_unfinished, hold, refuse_foreign, refuse_taken
 from leantune.runs.result import Run, read_warnings
-from leantune.runs.resume import discard_later, find_progress, fingerprint, finished_metrics, refuse_other
+from leantune.runs.resume import (
+    discard_later,
+    find_progress,
+    fingerprint,
+    finished_metrics,
+    refuse_other,
+    remember_micro_batch,
+)
 from leantune.runs.session import Session, remove_checkpoints, resumption
 from leantune.runs.totals import Totals
 from leantune.runs.verdict import result_warnings
@@ -78,6 +85,7 @@ def _run(
         if (finished := finished_metrics(output, config)) is not None:
             yield from _tell_finished(output, finished, config)
             return
+        config = remember_micro_batch(config, output)
     else:
         refuse_taken(output)
     forget_process_peak()

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ def resolve_device(name: str) -> torch.device:
 
     Raises `DeviceError` where it does not exist on this machine.
     """
+    if name == "auto" or name.startswith("cuda"):
+        _let_segments_grow()
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -38,6 +41,19 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         _refuse_without_kernels(device)
     return device
+
+
+def _let_segments_grow() -> None:
+    """Let CUDA's allocator grow its segments of memory instead of adding new ones, unless the user has set it up or it
+    is in use already.
+
+    Micro-batches of texts differ in size, and what one leaves free in a segment of fixed size may be too small for the
+    next. torch reads the variable when CUDA starts. Windows and AMD do not have such segments.
+    """
+    is_set = any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
+    is_running: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if sys.platform == "linux" and torch.version.cuda is not None and not (is_set or is_running):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def _refuse_without_kernels(device: torch.device) -> None:
@@ -135,6 +151,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def counts_memory(device: torch.device) -> bool:
+    """Tell whether the device's allocator counts what it holds at most and what is free: on a GPU of NVIDIA or AMD."""
+    return device.type == "cuda"
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Return how many bytes of the device this process may still take; the device must count its memory."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def peak_device_bytes(device: torch.device) -> int | None:

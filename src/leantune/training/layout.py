@@ -10,7 +10,8 @@ from leantune.batches.plan import BatchingSettings, MicroBatch, Padding, TokensP
 from leantune.encoder.model import Encoder
 
 # Positions that are computed at once where micro_batch is auto. On a CPU few of them stay in the cache, and where rows
-# are padded fewer pad less (benchmarks/micro_batch.py, docs/design/0002-micro-batches.md); a GPU wants all that fits.
+# are padded fewer pad less (benchmarks/micro_batch.py, docs/design/0002-micro-batches.md). On CUDA this is for
+# predictions; how many positions training has at once is measured (device_memory.py).
 AUTO_TOKENS = {
     "packed": {"cpu": 2048, "mps": 8192, "cuda": 16384},
     "padded": {"cpu": 1024, "mps": 8192, "cuda": 16384},
