@@ -1,7 +1,10 @@
 """The command line. Heavy imports wait until a command runs, so that help and mistyped options answer at once."""
 
 # ruff: noqa: PLC0415
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +47,19 @@ LabelSeparator = Annotated[
 ]
 Encoding = Annotated[str | None, typer.Option(metavar="NAME", help="Text encoding of DATA, such as cp932; else UTF-8.")]
 Delimiter = Annotated[str | None, typer.Option(metavar="CHAR", help="What separates fields in CSV or TSV.")]
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Import without garbage collection during a block: it would look through everything imported before, again and
+    again, which takes a second with torch and transformers. What was imported stays, so later collections pass over it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def _joined(text: list[str] | None, between: str) -> str:
@@ -101,9 +117,10 @@ def train(
     """Fine-tune an encoder on a table of texts, and measure it."""
     say(STARTING, error=True)
     threads.set_up_threads()
-    from leantune.runs.display import Display
-    from leantune.runs.run import load_run_config, run
-    from leantune.training.clock import process_started_at
+    with _importing():
+        from leantune.runs.display import Display
+        from leantune.runs.run import load_run_config, run
+        from leantune.training.clock import process_started_at
 
     flags = {
         "data.path": data,
@@ -186,15 +203,16 @@ def predict(
 ) -> None:
     """Predict a table of texts with a finished run; give the same command again after an interruption."""
     threads.set_up_threads()
-    from leantune.inference.file import (
-        PredictOptions,
-        as_metric_name,
-        as_precision,
-        parse_weights,
-        predict_file,
-        split_paths,
-    )
-    from leantune.runs.display import Display
+    with _importing():
+        from leantune.inference.file import (
+            PredictOptions,
+            as_metric_name,
+            as_precision,
+            parse_weights,
+            predict_file,
+            split_paths,
+        )
+        from leantune.runs.display import Display
 
     runs, data = split_paths(paths)
     options = PredictOptions(
@@ -232,8 +250,9 @@ def evaluate(
 ) -> None:
     """Tell how good a finished run is on a table with targets: metrics with intervals, beside simple answers."""
     threads.set_up_threads()
-    from leantune.inference.evaluation import evaluate_and_show
-    from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
+    with _importing():
+        from leantune.inference.evaluation import evaluate_and_show
+        from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
 
     runs, data = split_paths(paths)
     options = PredictOptions(
@@ -280,8 +299,9 @@ def inspect(
 ) -> None:
     """Show what is wrong with a table before training, what training costs, or where a finished run errs."""
     threads.set_up_threads()
-    from leantune.advice.inspecting import inspect_any
-    from leantune.advice.inspection import check_output
+    with _importing():
+        from leantune.advice.inspecting import inspect_any
+        from leantune.advice.inspection import check_output
 
     files = [check_output(path) for path in output or ()]
     flags = {
@@ -323,12 +343,12 @@ def folds(
     force: Force = False,
 ) -> None:
     """Deal the rows of a table into folds, and write id,fold."""
-    from leantune.runs.config import assign as set_value
-    from leantune.runs.record import note_formulas, write_folds
-    from leantune.system.settings import check
-    from leantune.tables.folds import FoldSettings, fold_table
-    from leantune.tables.table import DataSettings
-    from leantune.tables.writers import refuse_unwritable
+    with _importing():
+        from leantune.runs.record import note_formulas, write_folds
+        from leantune.system.settings import check
+        from leantune.tables.folds import FoldSettings, fold_table
+        from leantune.tables.table import DataSettings
+        from leantune.tables.writers import refuse_unwritable
 
     if not target:
         raise SettingsError("--target: name the column whose values the folds should share out")
@@ -355,6 +375,8 @@ def folds(
     for assignment in assign or ():
         if not assignment.startswith("data."):
             raise SettingsError(f"--set: found {assignment!r}, expected a setting of the table, data.NAME=VALUE")
+        with _importing():
+            from leantune.runs.config import assign as set_value  # with torch, which nothing else here needs
         set_value(nested, assignment)
     columns = check(DataSettings, nested["data"], "data")
     table, targets, made = fold_table(columns, settings)
@@ -386,7 +408,8 @@ def compare(
     ] = False,
 ) -> None:
     """Compare training recipes on the same rows, folds and seeds, with intervals."""
-    from leantune.experiments.experiment import compare as compare_recipes
+    with _importing():
+        from leantune.experiments.experiment import compare as compare_recipes
 
     compare_recipes(
         experiment,
@@ -422,7 +445,8 @@ def export(
 ) -> None:
     """Write a run's model for transformers, sentence-transformers or onnxruntime, and try it."""
     threads.set_up_threads()
-    from leantune.inference.exporting import export as export_runs
+    with _importing():
+        from leantune.inference.exporting import export as export_runs
 
     done = export_runs(
         runs,
@@ -444,9 +468,10 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `leantune compare` wrote.")],
 ) -> None:
     """Rebuild a comparison's report from its run folders."""
-    from leantune.report.overview import show_comparison
-    from leantune.report.pages import rebuild_report
-    from leantune.training.events import heard
+    with _importing():
+        from leantune.report.overview import show_comparison
+        from leantune.report.pages import rebuild_report
+        from leantune.training.events import heard
 
     for _ in heard([rebuild_report(folder)], show_comparison, "the display"):
         say(f"{folder / 'report.html'}")
@@ -459,8 +484,9 @@ def demo(
     ] = None,
 ) -> None:
     """Compare four ways to fine-tune a small encoder on shipped sentences, offline."""
-    from leantune.experiments.example import free_folder
-    from leantune.experiments.experiment import demo as compare_demo
+    with _importing():
+        from leantune.experiments.example import free_folder
+        from leantune.experiments.experiment import demo as compare_demo
 
     folder = output or free_folder(Path("leantune-demo"))
     compare_demo(folder)
@@ -521,8 +547,9 @@ def _suggest_setting(option: str) -> None:
     """Say how a setting is given that was taken for an option, such as `--epochs`."""
     if not option.startswith("--"):
         return
-    from leantune.runs.config import Config
-    from leantune.system.settings import nearest_setting
+    with _importing():
+        from leantune.runs.config import Config
+        from leantune.system.settings import nearest_setting
 
     for name in nearest_setting(option.lstrip("-").replace("-", "_"), Config):
         say(f"It is a setting: --set {name}=VALUE", error=True)
