@@ -54,12 +54,14 @@ def _importing() -> Iterator[None]:
     """Import without garbage collection during a block: it would look through everything imported before, again and
     again, which takes a second with torch and transformers. What was imported stays, so later collections pass over it.
     """
+    modules = len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-        gc.freeze()
+        if len(sys.modules) > modules:
+            gc.freeze()
 
 
 def _joined(text: list[str] | None, between: str) -> str:
