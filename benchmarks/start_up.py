@@ -1,11 +1,12 @@
-"""How long from a command to its first training step, and to the first line of others?
+"""How long from a command to its first training step, and to the first line of `predict` and `--help`?
 
     python benchmarks/start_up.py DATA --text excerpt --target target --model FOLDER --sources OTHER/src src --rounds 5
 
 Each round starts every command once in a fresh process for each of the `--sources`, folders with a `leantune` package,
-in turn, so that what else the machine does is the same for all. The cache of tokens is empty. Prints medians and ranges
-of seconds: of `train` on the first rows of DATA, a CSV file, until its first optimizer step is done, and the parts of
-that from `metrics.json`; of the others until their first line and until their end, of which `predict` reads few rows.
+in turn, so that what else the machine does is the same for all. The cache of tokens is empty, and nothing validates.
+Prints a line a round, then medians and ranges of seconds: of `train` on the first rows of DATA, a CSV file, until its
+first optimizer step begins, and the parts of that from `metrics.json`; of `predict` on few rows and of `--help` until
+their first line; and the processor's seconds of all of them until their end.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import csv
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,17 +42,22 @@ def main() -> None:
         for source in options.sources:
             with tempfile.TemporaryDirectory() as folder:
                 table, few = write_rows(options.data, options.rows, folder), write_rows(options.data, FEW, folder)
-                run, steps = f"{folder}/run", ["--set", "optimizer.max_steps=1", "--output", f"{folder}/run"]
-                training = start(source, folder, "train", table, *columns, "--model", options.model, *steps)
-                seconds = of_training(Path(run), training)
-                others = {
+                run, settings = f"{folder}/run", ["fold=none", "optimizer.max_steps=1"]
+                assigned = [argument for setting in settings for argument in ("--set", setting)]
+                commands = {
+                    "train": ["train", table, *columns, "--model", options.model, *assigned, "--output", run],
                     "predict": ["predict", run, few, "--output", f"{folder}/predictions.csv"],
-                    "inspect": ["inspect", table, *columns],
                     "help": ["--help"],
                 }
-                for name, command in others.items():
+                seconds: Seconds = {}
+                for name, command in commands.items():
                     times = start(source, folder, *command)
-                    seconds |= {f"{name}: {what}": value for what, value in times.items()}
+                    if name == "train":
+                        seconds |= of_training(Path(run))
+                    else:
+                        seconds[f"{name}: first line"] = times["first line"]
+                    seconds[f"{name}: processor"] = times["processor"]
+                print(number, source, {name: round(value, 2) for name, value in seconds.items()}, flush=True)
                 if number:
                     found[source].append(seconds)
     for source, rounds in found.items():
@@ -69,9 +76,9 @@ def write_rows(data: Path, count: int, folder: str) -> str:
 
 
 def start(source: Path, folder: str, *arguments: str) -> Seconds:
-    """Run a command of leantune; return the seconds until its first line and its end."""
+    """Run a command of leantune; return the seconds until its first line, and the processor's until its end."""
     environment = os.environ | {"PYTHONPATH": str(source.resolve()), "LEANTUNE_CACHE": f"{folder}/cache"}
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with subprocess.Popen(
         [sys.executable, "-m", "leantune", *arguments],
         cwd=folder,
@@ -85,15 +92,15 @@ def start(source: Path, folder: str, *arguments: str) -> Seconds:
         said = process.stdout.read()
     if process.returncode:
         sys.exit(f"{arguments}: {said.decode()}")
-    return {"first line": first, "end": time.perf_counter() - began}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"first line": first, "processor": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
 
-def of_training(run: Path, times: Seconds) -> Seconds:
-    """Return the seconds of a run of one optimizer step."""
+def of_training(run: Path) -> Seconds:
+    """Return the seconds of a run until its first optimizer step begins."""
     metrics = json.loads((run / "metrics.json").read_text())["overall"]
-    parts = {"first step done": metrics["startup_seconds"] + metrics["train_seconds"], **metrics["startup"]}
-    parts["rest of the start"] = metrics["startup_seconds"] - sum(metrics["startup"].values())
-    parts |= {"first step": metrics["train_seconds"], "end": times["end"]}
+    rest = metrics["startup_seconds"] - sum(metrics["startup"].values())
+    parts = {"until its first step": metrics["startup_seconds"], **metrics["startup"], "rest of the start": rest}
     return {f"train: {name}": seconds for name, seconds in parts.items()}
 
 
