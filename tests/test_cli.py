@@ -322,6 +322,42 @@ def test_version_and_help_answer_without_heavy_imports() -> None:
         assert "leantune" in done.stdout
 
 
+def test_before_its_first_step_train_imports_no_scikit_learn_and_collects_no_garbage(
+    data: Path, tiny_encoder_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    probe = """
+import gc, sys
+from leantune import cli
+from leantune.training.clock import PhaseClock
+
+def enter(clock, phase):
+    assert phase == "train", phase
+    heavy = {"torch", "sklearn", "scipy.stats", "matplotlib"} & set(sys.modules)
+    print(heavy, "frozen" if gc.isenabled() and gc.get_freeze_count() > 100_000 else "not frozen")
+    sys.exit()
+
+PhaseClock.enter = enter
+cli.main()
+"""
+    arguments = map(str, train_arguments(data, tiny_encoder_dir("bert"), tmp_path / "run"))
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout == "{'torch'} frozen\n"
+
+
+def test_predict_imports_no_scikit_learn_unless_something_is_fitted() -> None:
+    probe = "import sys, leantune.inference.file; print({'torch', 'sklearn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "{'torch'}\n"
+
+
+def test_folds_are_dealt_without_torch_or_scikit_learn(data: Path, tmp_path: Path) -> None:
+    probe = "import sys; from leantune import cli\ntry: cli.main()\nexcept SystemExit: print(*sys.modules)"
+    arguments = ["folds", str(data), "--target", "score", "--output", str(tmp_path / "folds.csv")]
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True)
+    assert (tmp_path / "folds.csv").is_file()
+    assert not {"torch", "transformers", "sklearn"} & set(done.stdout.split())
+
+
 def test_help_fits_80_columns() -> None:
     commands = ("train", "predict", "evaluate", "inspect", "folds", "compare", "export", "report", "demo", "cache")
     for command in ([], *([name] for name in commands)):

@@ -1,9 +1,11 @@
 """The command line. Heavy imports wait until a command runs, so that help and mistyped options answer at once."""
 
 # ruff: noqa: PLC0415
+import gc
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +63,21 @@ Encoding = Annotated[
 Delimiter = Annotated[
     str | None, typer.Option(metavar="CHAR", help="What separates the fields of CSV or TSV, such as ';'.")
 ]
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Import without garbage collection during a block: it would look through everything imported before, again and
+    again, which takes a second with torch and transformers. What was imported stays, so later collections pass over it.
+    """
+    modules = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        if len(sys.modules) > modules:
+            gc.freeze()
 
 
 def _joined(text: list[str] | None, between: str) -> str:
@@ -124,9 +141,10 @@ def train(
     """Fine-tune an encoder on a table of texts, and measure it."""
     say(STARTING, error=True)
     threads.set_up_threads()
-    from leantune.runs.display import Display
-    from leantune.runs.run import load_run_config, run
-    from leantune.training.clock import process_started_at
+    with _importing():
+        from leantune.runs.display import Display
+        from leantune.runs.run import load_run_config, run
+        from leantune.training.clock import process_started_at
 
     flags = {
         "data.path": data,
@@ -212,15 +230,16 @@ def predict(
 ) -> None:
     """Predict a table of texts with a finished run. After an interruption, the same command continues."""
     threads.set_up_threads()
-    from leantune.inference.file import (
-        PredictOptions,
-        as_metric_name,
-        as_precision,
-        parse_weights,
-        predict_file,
-        split_paths,
-    )
-    from leantune.runs.display import Display
+    with _importing():
+        from leantune.inference.file import (
+            PredictOptions,
+            as_metric_name,
+            as_precision,
+            parse_weights,
+            predict_file,
+            split_paths,
+        )
+        from leantune.runs.display import Display
 
     runs, data = split_paths(paths)
     options = PredictOptions(
@@ -261,8 +280,9 @@ def evaluate(
     Each metric has a 95% interval, and stands beside the constant answer and a linear model.
     """
     threads.set_up_threads()
-    from leantune.inference.evaluation import evaluate_and_show
-    from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
+    with _importing():
+        from leantune.inference.evaluation import evaluate_and_show
+        from leantune.inference.file import PredictOptions, as_precision, parse_weights, split_paths
 
     runs, data = split_paths(paths)
     options = PredictOptions(
@@ -314,8 +334,9 @@ def inspect(
 ) -> None:
     """Look for problems in a table, or in a finished run. With --model it also measures what training costs."""
     threads.set_up_threads()
-    from leantune.advice.inspecting import inspect_any
-    from leantune.advice.inspection import check_output
+    with _importing():
+        from leantune.advice.inspecting import inspect_any
+        from leantune.advice.inspection import check_output
 
     files = [check_output(path) for path in output or ()]
     flags = {
@@ -357,12 +378,12 @@ def folds(
     force: Force = False,
 ) -> None:
     """Assign the rows of a table to folds, and write them as CSV."""
-    from leantune.runs.config import assign as set_value
-    from leantune.runs.record import note_formulas, write_folds
-    from leantune.system.settings import check
-    from leantune.tables.folds import FoldSettings, fold_table
-    from leantune.tables.table import DataSettings
-    from leantune.tables.writers import refuse_unwritable
+    with _importing():
+        from leantune.runs.record import note_formulas, write_folds
+        from leantune.system.settings import check
+        from leantune.tables.folds import FoldSettings, fold_table
+        from leantune.tables.table import DataSettings
+        from leantune.tables.writers import refuse_unwritable
 
     if not target:
         raise SettingsError("--target: name the column whose values the folds should share out")
@@ -389,6 +410,8 @@ def folds(
     for assignment in assign or ():
         if not assignment.startswith("data."):
             raise SettingsError(f"--set: found {assignment!r}, expected a setting of the table, data.NAME=VALUE")
+        with _importing():
+            from leantune.runs.config import assign as set_value  # with torch, which nothing else here needs
         set_value(nested, assignment)
     columns = check(DataSettings, nested["data"], "data")
     table, targets, made = fold_table(columns, settings)
@@ -429,7 +452,8 @@ def compare(
     ] = False,
 ) -> None:
     """Compare training recipes on the same rows, folds and seeds. Each difference has a 95% interval."""
-    from leantune.experiments.experiment import compare as compare_recipes
+    with _importing():
+        from leantune.experiments.experiment import compare as compare_recipes
 
     compare_recipes(
         experiment,
@@ -476,7 +500,8 @@ def export(
     The programs are transformers, sentence-transformers and onnxruntime.
     """
     threads.set_up_threads()
-    from leantune.inference.exporting import export as export_runs
+    with _importing():
+        from leantune.inference.exporting import export as export_runs
 
     done = export_runs(
         runs,
@@ -498,9 +523,10 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `leantune compare` wrote.")],
 ) -> None:
     """Write the report of a comparison again, from its run folders."""
-    from leantune.report.overview import show_comparison
-    from leantune.report.pages import rebuild_report
-    from leantune.training.events import heard
+    with _importing():
+        from leantune.report.overview import show_comparison
+        from leantune.report.pages import rebuild_report
+        from leantune.training.events import heard
 
     for _ in heard([rebuild_report(folder)], show_comparison, "the display"):
         say(f"{folder / 'report.html'}")
@@ -519,8 +545,9 @@ def demo(
 
     The sentences come with leantune. The comparison takes minutes.
     """
-    from leantune.experiments.example import free_folder
-    from leantune.experiments.experiment import demo as compare_demo
+    with _importing():
+        from leantune.experiments.example import free_folder
+        from leantune.experiments.experiment import demo as compare_demo
 
     folder = output or free_folder(Path("leantune-demo"))
     compare_demo(folder)
@@ -581,8 +608,9 @@ def _suggest_setting(option: str, possible: Sequence[str]) -> None:
     """Say how a setting is given that was taken for an option, such as `--epochs`, unless an option gives it, too."""
     if not option.startswith("--"):
         return
-    from leantune.runs.config import Config
-    from leantune.system.settings import nearest_setting
+    with _importing():
+        from leantune.runs.config import Config
+        from leantune.system.settings import nearest_setting
 
     for name in nearest_setting(option.lstrip("-").replace("-", "_"), Config):
         if f"--{name.rpartition('.')[2]}" not in possible:

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from architectures import tiny_model
 from layouts import logits_of
+from leantune.encoder import proof
 from leantune.encoder.embedding import RowsInUse
 from leantune.encoder.loading import load_encoder, train_rows_in_use
 from leantune.encoder.model import Encoder, ModelSettings
@@ -94,6 +95,28 @@ def test_a_wrong_gradient_alone_means_not_packed(
     assert all("forward" not in vars(layer) for layer in fresh.bert.encoder.layer)
     assert all(map(torch.equal, before, fresh.parameters()))
     assert all(parameter.grad is None for parameter in fresh.parameters())
+
+
+def test_the_proof_makes_no_gradient_of_the_whole_vocabulary_and_leaves_the_embedding_as_it_was(
+    tiny_encoder_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_tiny(tiny_encoder_dir("bert")).model
+    embedding = model.get_input_embeddings()
+    sparse = []
+
+    def norms(model: Any) -> torch.Tensor:
+        sparse.append(embedding.weight.grad.is_sparse)
+        found = real(model)
+        dense = embedding.weight.grad.to_dense().norm()
+        assert found[0] == pytest.approx(dense.item())
+        return found
+
+    real = proof._gradient_norms
+    monkeypatch.setattr(proof, "_gradient_norms", norms)
+    assert make_packing_possible(model) is not None
+    assert sparse == [True, True]
+    assert not embedding.sparse
+    assert embedding.weight.grad is None
 
 
 def test_an_embedding_of_a_kind_of_its_own_stays_whole(tiny_encoder_dir: Callable[[str], Path]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.model_selection
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -12,7 +13,6 @@ from pydantic import ValidationError
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from leantune.system.errors import SettingsError, TableError
-from leantune.tables import folds as folds_module
 from leantune.tables.folds import Folds, FoldSettings, given_folds, make_folds
 from leantune.tables.targets import Targets
 
@@ -232,7 +232,7 @@ def test_a_fold_that_scikit_learn_leaves_empty_gets_groups(monkeypatch):
         def _iter_test_indices(self, rows, *_):
             yield from (np.arange(len(rows)), [], [])
 
-    monkeypatch.setattr(folds_module, "StratifiedGroupKFold", LeavesOneEmpty)
+    monkeypatch.setattr(sklearn.model_selection, "StratifiedGroupKFold", LeavesOneEmpty)
     found = make_folds(classes([0, 1] * 6), np.array(list("aabbccddeeff")), FoldSettings(count=3))
     assert sizes(found) == [4, 4, 4]
     assert "too few groups" in found.notes[-1]

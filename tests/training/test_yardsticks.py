@@ -14,7 +14,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from leantune.training import yardsticks
+from leantune.training import linear_model, yardsticks
 from leantune.training.scoring import compute_metrics
 from leantune.training.yardsticks import Yardsticks, join, measure_yardsticks
 
@@ -90,7 +90,7 @@ def test_shares_of_classes_have_their_mean_for_a_constant_and_probabilities_from
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_numbers_are_those_of_scikit_learns_tf_idf_and_ridge(monkeypatch, weighted):
-    monkeypatch.setattr(yardsticks, "RIDGE_PENALTIES", (1.0,))
+    monkeypatch.setattr(linear_model, "RIDGE_PENALTIES", (1.0,))
     texts, good = make_texts(240)
     targets = np.stack([good * 10.0 + 3, np.cos(good)], axis=1)
     weights = np.random.default_rng(1).uniform(0.1, 4, 240) if weighted else np.ones(240)
@@ -106,7 +106,7 @@ def test_numbers_are_those_of_scikit_learns_tf_idf_and_ridge(monkeypatch, weight
 
 
 def test_classes_are_those_of_one_logistic_regression_a_class(monkeypatch):
-    monkeypatch.setattr(yardsticks, "INVERSE_PENALTIES", (3.0,))
+    monkeypatch.setattr(linear_model, "INVERSE_PENALTIES", (3.0,))
     texts, good = make_texts(300)
     classes = np.digitize(good, [2, 4])
     made = measure("multiclass", texts, classes, train=240)
@@ -183,7 +183,7 @@ def test_a_script_without_spaces_is_read_by_its_characters():
 @pytest.mark.parametrize("kind", ["words", "characters"])
 def test_n_grams_are_counted_as_scikit_learn_counts_them(kind):
     texts = [*make_texts(40)[0], "", "   ", "A a\tB\n\nb", "日本語 の 文章", "i̇İ ﬁ", "x" * 50]
-    block = yardsticks._Block.learn(kind, texts[:30])
+    block = linear_model._Block.learn(kind, texts[:30])
     assert block is not None
     learned, found = block
     settings: Any = {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"}
@@ -219,8 +219,8 @@ def test_where_there_is_no_linear_model_the_reason_is_said(name, tmp_path):
 
 @pytest.mark.parametrize("kind", ["regression", "binary"])
 def test_what_does_not_converge_is_no_warning(kind, monkeypatch):
-    monkeypatch.setattr(yardsticks, "LogisticRegression", partial(LogisticRegression, max_iter=1))
-    monkeypatch.setattr(yardsticks, "Ridge", partial(Ridge, max_iter=1))
+    monkeypatch.setattr(linear_model, "LogisticRegression", partial(LogisticRegression, max_iter=1))
+    monkeypatch.setattr(linear_model, "Ridge", partial(Ridge, max_iter=1))
     texts, good = make_texts(120)
     targets = good[:, None].astype(float) if kind == "regression" else (good > 3).astype(int)
     assert measure(kind, texts, targets, train=100).linear is not None  # tests turn warnings into errors
@@ -277,8 +277,8 @@ def test_rows_of_weight_0_teach_nothing(tmp_path):
 
 
 def test_long_tables_teach_the_first_rows_of_a_seeded_shuffle(monkeypatch, tmp_path):
-    monkeypatch.setattr(yardsticks, "MOST_ROWS", 50)
-    monkeypatch.setattr(yardsticks, "RIDGE_PENALTIES", (1.0,))
+    monkeypatch.setattr(linear_model, "MOST_ROWS", 50)
+    monkeypatch.setattr(linear_model, "RIDGE_PENALTIES", (1.0,))
     texts, good = make_texts(120)
     targets = good[:, None].astype(float)
     made = measure("regression", texts, targets, train=100, cache_dir=tmp_path)
@@ -286,20 +286,20 @@ def test_long_tables_teach_the_first_rows_of_a_seeded_shuffle(monkeypatch, tmp_p
     first = np.random.RandomState(0).permutation(100)[:50]
     weights = np.zeros(120)
     weights[first] = 1
-    monkeypatch.setattr(yardsticks, "MOST_ROWS", 100)
+    monkeypatch.setattr(linear_model, "MOST_ROWS", 100)
     same = measure("regression", texts, targets, train=100, weights=weights, cache_dir=tmp_path)
     assert same.linear == pytest.approx(made.linear, abs=1e-2)  # type: ignore[arg-type]
 
 
 def test_long_texts_and_many_classes_take_fewer_rows(monkeypatch):
     texts, good = make_texts(120)
-    monkeypatch.setattr(yardsticks, "LEAST_ROWS", 10)
+    monkeypatch.setattr(linear_model, "LEAST_ROWS", 10)
     lengths = np.array([len(text) for text in texts])[np.random.RandomState(0).permutation(100)]
-    monkeypatch.setattr(yardsticks, "MOST_CHARACTERS", int(lengths[:30].sum()))
+    monkeypatch.setattr(linear_model, "MOST_CHARACTERS", int(lengths[:30].sum()))
     assert measure("regression", texts, good[:, None].astype(float), train=100).training_rows == 30
-    monkeypatch.setattr(yardsticks, "MOST_CHARACTERS_TIMES_OUTPUTS", 7 * int(lengths[:20].sum()))
+    monkeypatch.setattr(linear_model, "MOST_CHARACTERS_TIMES_OUTPUTS", 7 * int(lengths[:20].sum()))
     assert measure("multiclass", texts, good, train=100).training_rows == 20
-    monkeypatch.setattr(yardsticks, "LEAST_ROWS", 60)
+    monkeypatch.setattr(linear_model, "LEAST_ROWS", 60)
     assert measure("multiclass", texts, good, train=100, weights=np.full(120, 2)).training_rows == 60
 
 
@@ -308,7 +308,7 @@ def test_what_was_computed_is_remembered_and_the_same(monkeypatch, tmp_path):
     classes = np.digitize(good, [2, 4])
     one = measure("multiclass", texts, classes, train=100, cache_dir=tmp_path)
     fresh = measure("multiclass", texts, classes, train=100, cache_dir=tmp_path / "other")
-    monkeypatch.setattr(yardsticks, "_linear", None)  # cannot be called
+    monkeypatch.setattr(linear_model, "predict", None)  # cannot be called
     again = measure("multiclass", texts, classes, train=100, cache_dir=tmp_path)
     assert np.array_equal(one.linear, again.linear)  # type: ignore[arg-type]
     assert np.array_equal(one.linear, fresh.linear)  # type: ignore[arg-type]
@@ -381,13 +381,13 @@ def test_it_needs_no_torch():
 
 def test_seconds_are_those_of_the_computation(monkeypatch, tmp_path):
     texts, good = make_texts(60)
-    real = yardsticks._linear
+    real = linear_model.predict
 
     def slow(*given: Any, **named: Any) -> Any:
         time.sleep(0.2)
         return real(*given, **named)
 
-    monkeypatch.setattr(yardsticks, "_linear", slow)
+    monkeypatch.setattr(linear_model, "predict", slow)
     one = measure("regression", texts, good[:, None].astype(float), train=50, cache_dir=tmp_path)
     assert one.seconds > 0.2
     assert measure("regression", texts, good[:, None].astype(float), train=50, cache_dir=tmp_path).seconds > 0.2
@@ -401,7 +401,7 @@ def test_the_cache_lies_where_that_of_the_tokens_does(tmp_path: Path, monkeypatc
 
 
 def test_a_label_is_learned_from_the_rows_that_have_a_score_of_it(monkeypatch):
-    monkeypatch.setattr(yardsticks, "INVERSE_PENALTIES", (1.0,))
+    monkeypatch.setattr(linear_model, "INVERSE_PENALTIES", (1.0,))
     texts, good = make_texts(200)
     targets = np.stack([good > 2, good > 3], axis=1).astype(float)
     targets[::2, 1] = np.nan

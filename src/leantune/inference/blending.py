@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose submodules are imported when they are used
 from numpy.typing import NDArray
-from scipy import optimize
 
 from leantune.inference.crossfit import cross_fitting_folds
 from leantune.inference.intervals import Interval, bootstrap_differences
@@ -146,7 +146,7 @@ def _least_squares(targets: Values, predictions: Sequence[Values]) -> tuple[floa
     errors = errors / (scale * len(errors) ** 0.5)
     triangle = np.linalg.qr(errors, mode="r") if len(errors) > errors.shape[1] else errors
     rows = np.vstack([triangle, np.ones(errors.shape[1])])
-    weights, _ = optimize.nnls(rows, np.append(np.zeros(len(triangle)), 1.0))
+    weights, _ = scipy.optimize.nnls(rows, np.append(np.zeros(len(triangle)), 1.0))
     return _shares(weights)
 
 
@@ -176,7 +176,7 @@ def _lowest_log_loss(of_truth: Sequence[Values], counts: Values) -> tuple[float,
         # derivative times the weights is `pull`. The little that is added keeps runs that predict the same apart.
         curvature = (ratios * share[:, None]).T @ ratios
         root = np.linalg.cholesky(curvature + 1e-10 * np.trace(curvature) * np.eye(count)).T
-        aim, _ = optimize.nnls(root, np.linalg.solve(root.T, 2 * pull - 1))
+        aim, _ = scipy.optimize.nnls(root, np.linalg.solve(root.T, 2 * pull - 1))
         step, now = 1.0, loss(weights)
         slope = float((1 - pull) @ (aim - weights))
         while step > 1e-10 and loss(weights + step * (aim - weights)) > now + 0.01 * step * slope:

@@ -8,8 +8,8 @@ the simulations.
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import scipy  # whose submodules are imported when they are used
 from numpy.typing import NDArray
-from scipy import special
 
 from leantune.inference.resampled_scores import RANKED, Scores, Weights, make_scorer
 from leantune.tables.targets import TaskKind
@@ -148,11 +148,11 @@ def _bca(value: float, drawn: Scores, left: Scores, confidence: float) -> Interv
         return None
     below = ((defined < value).mean() + (defined <= value).mean()) / 2  # ties count half: an accuracy moves in steps
     edge = 0.5 / len(defined)
-    bias = special.ndtri(np.clip(below, edge, 1 - edge))
+    bias = scipy.special.ndtri(np.clip(below, edge, 1 - edge))
     influence = left.mean() - left if len(left) else np.zeros(1)
     spread = np.square(influence).sum()
     acceleration = np.power(influence, 3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
-    z = bias + special.ndtri(np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
-    shares = special.ndtr(bias + z / np.maximum(1 - acceleration * z, 1e-3))
+    z = bias + scipy.special.ndtri(np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
+    shares = scipy.special.ndtr(bias + z / np.maximum(1 - acceleration * z, 1e-3))
     low, high = np.quantile(defined, shares)
     return float(low), float(high)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose submodules are imported when they are used
 from numpy.typing import NDArray
-from scipy import sparse
 
 from leantune.tables.targets import TaskKind
 from leantune.training.metrics import MetricName, metric_names
@@ -145,21 +145,21 @@ class _Ranks:
         return of_rows
 
 
-def _sums_by(groups: NDArray[np.int64], count: int) -> sparse.csr_array:
+def _sums_by(groups: NDArray[np.int64], count: int) -> "scipy.sparse.csr_array":
     """Return the matrix [count, n] that sums n rows by their group; rows of a group -1 are in none."""
     rows = np.flatnonzero(groups >= 0)
     shape = (count, len(groups))
-    return sparse.csr_array((np.ones(len(rows)), (groups[rows], rows)), shape=shape)
+    return scipy.sparse.csr_array((np.ones(len(rows)), (groups[rows], rows)), shape=shape)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Areas:
     """The ROC curve and precision of one class or label, at the scores of its rows; sorted once."""
 
-    all_rows: sparse.csr_array
+    all_rows: "scipy.sparse.csr_array"
     """Sums rows by the part of the scores that they are in: below the first of the m scores that the class's rows have,
     at it, between it and the second, ...: [2 m + 1, n]."""
-    of_class: sparse.csr_array
+    of_class: "scipy.sparse.csr_array"
     """Sums the rows of the class by their score: [m, n]."""
 
     def of(self, weights: Weights) -> tuple[Scores, Scores]:

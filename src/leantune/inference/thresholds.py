@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
 
 from leantune.inference.crossfit import cross_fitting_folds
 from leantune.inference.intervals import Interval, bootstrap_differences
@@ -261,6 +260,8 @@ def _fit_cut_points(targets: Values, scores: Values, lowest: int, highest: int) 
     Chakravarti and Ubhaya 2000, SIAM Journal on Optimization 10), and that of z is that of y, stretched. So it is
     fitted once.
     """
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - scikit-learn takes a second
+
     levels, place, rows = np.unique(scores, return_inverse=True, return_counts=True)
     mean = targets.mean()
     means = np.bincount(place, weights=targets) / rows

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from leantune.system.errors import SettingsError, TableError
 from leantune.system.settings import Section, check
@@ -282,16 +281,27 @@ def _join_neighbours(strata: IntArray, count: int) -> IntArray:
 def _spread_strata(strata: IntArray, settings: FoldSettings) -> IntArray:
     """Spread each stratum over the folds of a shuffled table.
 
-    Row for row what `df.sample(frac=1, random_state=seed)` and StratifiedKFold make of the table in pandas.
+    Row for row what `df.sample(frac=1, random_state=seed)` of pandas and scikit-learn's StratifiedKFold make of the
+    table. Both would be a second of imports before every run.
     """
     order = np.random.RandomState(settings.seed).permutation(len(strata))
-    splitter = StratifiedKFold(settings.count, shuffle=True, random_state=settings.seed)
-    of_row = np.empty_like(strata)
-    of_row[order] = _fold_numbers(splitter, strata[order])
+    random = np.random.RandomState(settings.seed)
+    _, first, stratum_of = np.unique(strata[order], return_index=True, return_inverse=True)
+    of_row = np.empty(len(strata), dtype=np.int64)
+    dealt = 0
+    for stratum in np.argsort(first):  # in the order in which they appear
+        rows = order[stratum_of == stratum]
+        folds = np.sort(np.arange(dealt, dealt + len(rows)) % settings.count)  # one row a fold in turn
+        random.shuffle(folds)
+        of_row[rows] = folds
+        dealt += len(rows)
     return of_row
 
 
 def _keep_groups(targets: Targets, groups: ArrayLike, settings: FoldSettings) -> tuple[IntArray, list[str]]:
+    # Imported where there are groups: with all that scikit-learn imports, it is a second before the first step.
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold  # noqa: PLC0415
+
     names, of_group = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < settings.count:
         raise _too_few(len(names), "group", settings.count)
@@ -308,7 +318,7 @@ def _keep_groups(targets: Targets, groups: ArrayLike, settings: FoldSettings) ->
     return of_row, notes
 
 
-def _fold_numbers(splitter: Any, strata: IntArray, of_group: IntArray | None = None) -> IntArray:
+def _fold_numbers(splitter: Any, strata: IntArray, of_group: IntArray) -> IntArray:
     """Return the fold [N] that a scikit-learn splitter gives to each row."""
     of_row = np.full_like(strata, -1, dtype=np.int64)
     with warnings.catch_warnings():
