@@ -215,8 +215,8 @@ def _describe_copies(table: Table, copies: NearCopies) -> Part:
         for one, other in [copies.pairs[place]]
     )
     pairs = "1 pair shares" if len(copies.pairs) == 1 else f"{len(copies.pairs):,} pairs share"
-    said = f"{copies.compared:,} rows were compared; {pairs} 80% or more of the runs of 5 characters. The findings above "
-    said += "say how many of them have one text in training and the other in validation."
+    said = f"{copies.compared:,} rows were compared; {pairs} 80% or more of the runs of 5 characters. The findings "
+    said += "above say how many of them have one text in training and the other in validation."
     blocks: list[Block] = [Paragraph(text=said)]
     if lines:
         blocks.append(Cells(head=("rows", "alike", "texts"), lines=lines, has_texts=True))

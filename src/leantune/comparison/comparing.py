@@ -418,7 +418,7 @@ def _looking(plan: Plan) -> str:
     if not plan.looks:
         return (
             "All this holds for runs that were planned at once. Adding seeds until a verdict appears makes false "
-            "verdicts likelier than 5 in 100; `leantune compare --settle N` plans for it beforehand."
+            "verdicts more frequent than 5 in 100; `leantune compare --settle N` plans for it beforehand."
         )
     counts = [str(count) for count in plan.looks]
     return (
