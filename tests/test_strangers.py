@@ -581,7 +581,10 @@ def test_no_secret_of_the_environment_is_in_anything_that_is_written(
         monkeypatch.setenv(name, "http://user:CanaryPassword@127.0.0.1:9")
     monkeypatch.setenv("LEANTUNE_CACHE", str(tmp_path / "out" / "cache"))
     settings = experiment_of(("plain", "lost"), write_table(tmp_path / "t.csv"), tiny_encoder_dir("bert"))
-    settings["recipes"]["lost"] = {"model": {"name": "nobody/has-such-a-model"}}  # a failed run writes, too
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_encoder_dir("bert"), damaged)
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    settings["recipes"]["lost"] = {"model": {"name": str(damaged)}}  # a failed run writes, too
     list(run_experiment(parse_experiment(settings, title="t"), tmp_path / "out", command="x", estimate=False))
     comparison = rebuild_report(tmp_path / "out")
     assert [cell.state for recipe in comparison.recipes for cell in recipe.cells] == ["done", "failed"]
