@@ -4,8 +4,8 @@
 
 writes FOLDER/bert-base, FOLDER/minilm (what transformers loads, with a tokenizer of made-up words, one token each) and
 FOLDER/long.csv, FOLDER/short.csv (columns text, target), whose lengths in tokens are those of CommonLit and EmoBank.
-Nothing can be learned from them: they are for times and memory. `--tiny`: two narrow layers of each architecture, for a
-trial on a CPU.
+Nothing can be learned from them: they are for times and memory. `--words-of`: with the word pieces of a
+model of BERT's kind, so that tables of real texts can be read. `--tiny`: two narrow layers of each architecture, for a trial on a CPU.
 """
 
 import argparse
@@ -32,7 +32,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
             **{"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
             **{"type_vocab_size": 0, "relative_attention": True, "position_buckets": 256, "pooler_hidden_size": 768},
             **{"norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": ["p2c", "c2p"]},
-            **{"position_biased_input": False, **IDS},
+            **{"position_biased_input": False, "vocab_size": 128100, **IDS},
         },
     ),
 }
@@ -44,18 +44,27 @@ LENGTHS = {
 ROWS = 4000
 
 
-def make_encoder(folder: Path, shape: str, *, tiny: bool = False) -> None:
+def make_encoder(folder: Path, shape: str, *, words_of: str | None = None, tiny: bool = False) -> None:
     """Write an encoder of a shape with random weights, and its tokenizer."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = [*special, *(f"w{number}" for number in range(VOCABULARY - len(special)))]
-    tokenizer = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    tokenizer.model_max_length = 512
-    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     make_config, arguments = OTHERS.get(shape, (transformers.BertConfig, SHAPES.get(shape, {})))
+    arguments = {"vocab_size": VOCABULARY} | arguments
     if tiny:
-        arguments = arguments | TINY | {"pooler_hidden_size": TINY["hidden_size"]}
-    transformers.AutoModel.from_config(make_config(vocab_size=VOCABULARY, **arguments)).save_pretrained(folder)
+        arguments |= TINY | {"pooler_hidden_size": TINY["hidden_size"]}
+    make_tokenizer(words_of, arguments["vocab_size"]).save_pretrained(folder)
+    transformers.AutoModel.from_config(make_config(**arguments)).save_pretrained(folder)
+
+
+def make_tokenizer(words_of: str | None, size: int) -> Any:
+    """Return a tokenizer of made-up words, or of the word pieces of another model's, filled up to the same size."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if words_of is not None:
+        vocabulary = transformers.AutoTokenizer.from_pretrained(words_of).get_vocab()
+        words = sorted(vocabulary, key=vocabulary.__getitem__)
+    words += [f"w{number}" for number in range(size - len(words))]
+    tokenizer = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    tokenizer.model_max_length = 512
+    return tokenizer
 
 
 def make_table(path: Path, deciles: list[int]) -> None:
@@ -77,11 +86,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shapes", nargs="+", choices=[*SHAPES, *OTHERS], default=["bert-base", "minilm"])
+    parser.add_argument("--words-of", metavar="MODEL", help="with this model's word pieces, for tables of real texts")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for shape in options.shapes:
-        make_encoder(options.folder / shape, shape, tiny=options.tiny)
+        make_encoder(options.folder / shape, shape, words_of=options.words_of, tiny=options.tiny)
     for name, deciles in LENGTHS.items():
         make_table(options.folder / f"{name}.csv", deciles)
 

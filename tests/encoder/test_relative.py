@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leantune.batches.packing import make_packing
-from leantune.encoder import attention
+from leantune.encoder import attention, relative
 from leantune.encoder.attention import attend, attend_backward, attend_first, attend_first_backward, attend_with_bias
 from leantune.encoder.relative import Positions
 from small_runs import CPU
@@ -88,15 +88,19 @@ def gradients(out: torch.Tensor, qkv: torch.Tensor, positions: Positions) -> tup
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     terms=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     way=st.sampled_from(["at once", "in blocks", "first tokens", "PyTorch's"]),
+    part=st.integers(1, 50),
 )
-def test_scores_are_those_of_each_pairs_distance(lengths: list[int], terms: tuple[bool, bool, bool], way: str) -> None:
+def test_scores_are_those_of_each_pairs_distance(
+    lengths: list[int], terms: tuple[bool, bool, bool], way: str, part: int
+) -> None:
     qkv, positions = draw(lengths, terms)
     packing = make_packing(lengths, CPU)
     expected = one_by_one(lengths, qkv, positions)
     with pytest.MonkeyPatch.context() as patch:
         if way == "in blocks":
-            patch.setattr(attention, "LONG", 0)
+            patch.setattr(attention, "LONG_WITH_TERMS", 0)
             patch.setattr(attention, "SCORES", 300)
+        patch.setattr(relative, "PART", part)
         if way == "PyTorch's":
             out = attend_with_bias(qkv, packing, positions, dropout=0.0)
         else:

@@ -121,7 +121,7 @@ def test_pairs_give_the_stock_models_logits_and_gradients(
 def test_long_texts_in_blocks_give_the_stock_models_logits_and_gradients(
     tiny_encoder_dir: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(attention, "LONG", 16)
+    monkeypatch.setattr(attention, "LONG_WITH_TERMS", 16)
     monkeypatch.setattr(attention, "SCORES", 2000)  # one head of 32 tokens, or of more
     assert_the_same(make_folder(tiny_encoder_dir(name), tmp_path / "model", {}), own_layers=True)
 

@@ -17,6 +17,7 @@ nothing either.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -29,13 +30,23 @@ from leantune.batches.packing import Group, Packing
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
 from leantune.encoder.local_attention import attend_locally
 from leantune.encoder.packed_kernels import attend_packed, kernel_of, without_cudnn
-from leantune.encoder.relative import Positions, add_position_gradients, position_scores
+from leantune.encoder.relative import (
+    Positions,
+    Terms,
+    add_gradients,
+    add_position_gradients,
+    add_position_scores,
+    terms_of,
+)
 
 NAME = "leantune_packed"
 """What transformers calls this attention."""
 
 LONG = 256
 """Tokens of a text above which its attention is computed in blocks on a CPU."""
+
+LONG_WITH_TERMS = 512
+"""The same where scores have terms by relative position, which would all be computed again in the backward pass."""
 
 SCORES = 2**19
 """Scores that are computed at once in a block."""
@@ -101,14 +112,11 @@ def attend_with_bias(qkv: Tensor, packing: Packing, positions: Positions, *, dro
     parts = []
     for group in packing.groups:
         q, k, v = _unpack(qkv, group)
-        bias: Tensor | None = None
-        for term in position_scores(positions, q, k):
-            bias = term if bias is None else bias + term
+        terms, bias = terms_of(positions, group.width), q.new_zeros(*q.shape[:3], group.width)
+        if terms is not None:
+            add_position_scores(bias, terms, q, k)
         if group.padded is not None:
-            zero = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias
-            bias = zero.masked_fill(group.padded, -math.inf)
-        if bias is not None:
-            bias = bias.contiguous()  # a GPU's kernel takes no view that begins at odd places
+            bias = bias.masked_fill(group.padded, -math.inf)
         with without_cudnn(q.device):
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
         parts.append(_pack(attended[None], group)[:, 0])
@@ -166,7 +174,7 @@ WHOLE = _Block(slice(None), slice(None), slice(None), slice(None))
 def _blocks(shape: torch.Size, window: int | None, *, whole: bool = False) -> Iterator[_Block]:
     """Cut the scores of a query [N, H, L, D] into blocks that hold all keys that their queries see.
 
-    `whole`: a block has all queries of a text, as `position_scores` takes them.
+    `whole`: a block has all queries of a text, as relative positions take them.
     """
     texts, heads, length, _ = shape
     reach = length if window is None else window - 1
@@ -257,13 +265,14 @@ def attend(
     saved = []
     for group in packing.groups:
         query, key, value = _unpack(qkv, group)
-        if group.width > LONG:
+        terms = terms_of(positions, group.width)
+        if group.width > (LONG if terms is None else LONG_WITH_TERMS):
             out, attended = _attend_in_blocks(
-                query, key, value, group, window, scale=scale, dropout=dropout, positions=positions
+                query, key, value, group, window, scale=scale, dropout=dropout, terms=terms
             )
         else:
             hidden = _hidden(group, window, qkv.device)
-            out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout, positions=positions)
+            out, attended = _attend(query, key, value, hidden, scale=scale, dropout=dropout, terms=terms)
         result[group.first : group.first + group.tokens] = _pack(out[None], group)[:, 0]
         saved.append(attended)
     return result, saved
@@ -284,18 +293,31 @@ def attend_backward(
 
     That of its `positions` is added to `gradients`.
     """
-    fixed: dict[str, Any] = {"scale": scale, "dropout": dropout, "positions": positions, "gradients": gradients}
+    fixed: dict[str, Any] = {"scale": scale, "dropout": dropout}
     result = grad.new_empty(grad.shape[0], 3, *grad.shape[1:])
     result[packing.tokens :] = 0
     for group, attended in zip(packing.groups, saved, strict=True):
         place = slice(group.first, group.first + group.tokens)
         d_out = _unpack_gradient(grad[place], group)
-        if attended.weights is None:
-            own = _attend_backward_in_blocks(d_out, attended, group, window, **fixed)
-        else:
-            own = _attend_backward(d_out, attended, **fixed)
+        with _terms_and_gradients(positions, gradients, group) as (terms, d_terms):
+            if attended.weights is None:
+                own = _attend_backward_in_blocks(d_out, attended, group, window, terms=terms, d_terms=d_terms, **fixed)
+            else:
+                own = _attend_backward(d_out, attended, terms=terms, d_terms=d_terms, **fixed)
         result[place] = _pack(torch.stack(own), group)
     return result
+
+
+@contextmanager
+def _terms_and_gradients(
+    positions: Positions | None, gradients: Positions | None, group: Group, *, of_firsts: bool = False
+) -> Iterator[tuple[Terms | None, Terms | None]]:
+    """Give a group's terms and zeros for their gradients, and add up in `gradients` what has come to them."""
+    terms = terms_of(positions, group.width, of_firsts=of_firsts)
+    d_terms = None if terms is None else terms.zero_gradients()
+    yield terms, d_terms
+    if d_terms is not None and gradients is not None:
+        add_gradients(gradients, d_terms, group.width)
 
 
 def attend_first(
@@ -311,7 +333,8 @@ def attend_first(
         texts = slice(text, text + len(group.lengths))
         key, value = _unpack(key_value, group)
         first = query[texts, :, None]
-        out, attended = _attend(first, key, value, group.padded, scale=1.0, dropout=dropout, positions=positions)
+        terms = terms_of(positions, group.width, of_firsts=True)
+        out, attended = _attend(first, key, value, group.padded, scale=1.0, dropout=dropout, terms=terms)
         result[texts] = out[:, :, 0]
         saved.append(attended)
         text = texts.stop
@@ -332,13 +355,15 @@ def attend_first_backward(
 
     `tokens` is T. The gradient of its `positions` is added to `gradients`.
     """
-    fixed: dict[str, Any] = {"scale": 1.0, "dropout": dropout, "positions": positions, "gradients": gradients}
     d_query, text = torch.empty_like(grad), 0
     d_key_value = grad.new_empty(tokens, 2, *grad.shape[1:])
     d_key_value[packing.tokens :] = 0
     for group, attended in zip(packing.groups, saved, strict=True):
         texts = slice(text, text + len(group.lengths))
-        d_first, *others = _attend_backward(grad[texts, :, None], attended, **fixed)
+        with _terms_and_gradients(positions, gradients, group, of_firsts=True) as (terms, d_terms):
+            d_first, *others = _attend_backward(
+                grad[texts, :, None], attended, scale=1.0, dropout=dropout, terms=terms, d_terms=d_terms
+            )
         d_query[texts] = d_first[:, :, 0]
         d_key_value[group.first : group.first + group.tokens] = _pack(torch.stack(others), group)
         text = texts.stop
@@ -353,20 +378,20 @@ def _attend(
     *,
     scale: float,
     dropout: float,
-    positions: Positions | None,
+    terms: Terms | None,
 ) -> tuple[Tensor, Attended]:
     """[N, H, Q, D], [N, H, L, D] twice -> [N, H, Q, D]; `hidden`: which keys a query does not see, as `_hidden`."""
-    weights = _weigh(query, key, hidden, scale=scale, positions=positions)
+    weights = _weigh(query, key, hidden, scale=scale, terms=terms)
     kept = draw_kept(weights.shape, dropout) if dropout > 0 else None
     attended = Attended(query, key, value, weights, kept, None)
     return _sum_values(attended, dropout), attended
 
 
-def _weigh(query: Tensor, key: Tensor, hidden: Tensor | None, *, scale: float, positions: Positions | None) -> Tensor:
+def _weigh(query: Tensor, key: Tensor, hidden: Tensor | None, *, scale: float, terms: Terms | None) -> Tensor:
     """Return the weights, [N, H, Q, L], before any is dropped."""
     scores = torch.matmul(query, key.transpose(2, 3))
-    for term in () if positions is None else position_scores(positions, query, key):
-        scores.add_(term)
+    if terms is not None:
+        add_position_scores(scores, terms, query, key)
     if scale != 1.0:
         scores.mul_(scale)
     if hidden is not None:  # added, since filling by a mask is several times slower
@@ -391,27 +416,27 @@ def _attend_in_blocks(
     *,
     scale: float,
     dropout: float,
-    positions: Positions | None,
+    terms: Terms | None,
 ) -> tuple[Tensor, Attended]:
     """Compute what `_attend` does with much less memory; [N, H, L, D] three times -> [N, H, L, D]."""
     seed = torch.empty((), dtype=torch.int64).random_() if dropout > 0 else None
     saved, out = Attended(query, key, value, None, None, seed), torch.empty_like(query)
-    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout, positions=positions):
+    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout, terms=terms):
         out[block.texts, block.heads, block.queries] = _sum_values(attended, dropout)
     return out, saved
 
 
 def _weigh_in_blocks(
-    saved: Attended, group: Group, window: int | None, *, scale: float, dropout: float, positions: Positions | None
+    saved: Attended, group: Group, window: int | None, *, scale: float, dropout: float, terms: Terms | None
 ) -> Iterator[tuple[_Block, Attended]]:
     """Compute the weights block by block, and draw which of them are kept: every time the same ones."""
     own = None if saved.seed is None else torch.Generator().manual_seed(int(saved.seed))
-    for block in _blocks(saved.query.shape, window, whole=positions is not None):
+    for block in _blocks(saved.query.shape, window, whole=terms is not None):
         query = saved.query[block.texts, block.heads, block.queries]
         key, value = (x[block.texts, block.heads, block.keys] for x in (saved.key, saved.value))
         hidden = _hidden(group, window, query.device, block)
-        own_positions = None if positions is None else positions.of_heads(block.heads)
-        weights = _weigh(query, key, hidden, scale=scale, positions=own_positions)
+        own_terms = None if terms is None else terms.of_heads(block.heads)
+        weights = _weigh(query, key, hidden, scale=scale, terms=own_terms)
         kept = None if own is None else draw_kept(weights.shape, dropout, own)
         yield block, Attended(query, key, value, weights, kept, None)
 
@@ -422,10 +447,10 @@ def _attend_backward(
     *,
     scale: float,
     dropout: float,
-    positions: Positions | None,
-    gradients: Positions | None,
+    terms: Terms | None,
+    d_terms: Terms | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value; that of `positions` is added to `gradients`.
+    """Return the gradients of query, key and value; that of `terms` is added to `d_terms`.
 
     With P = softmax(S) and R = P x kept / (1 - p), so that O = R V: dV = R' dO, dR = dO V', dP = dR x kept / (1 - p),
     dS = P x (dP - rowsum(P x dP)), dQ = dS K scale, dK = dS' Q scale.
@@ -442,8 +467,8 @@ def _attend_backward(
     if scale != 1.0:
         d_scores.mul_(scale)
     d_query, d_key = torch.matmul(d_scores, key), torch.matmul(d_scores.transpose(2, 3), query)
-    if positions is not None and gradients is not None:
-        add_position_gradients(d_scores, positions, query, key, of=(d_query, d_key, gradients))
+    if terms is not None and d_terms is not None:
+        add_position_gradients(d_scores, terms, query, key, of=(d_query, d_key, d_terms))
     return d_query, d_key, d_value
 
 
@@ -455,16 +480,16 @@ def _attend_backward_in_blocks(
     *,
     scale: float,
     dropout: float,
-    positions: Positions | None,
-    gradients: Positions | None,
+    terms: Terms | None,
+    d_terms: Terms | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_attend_backward` does, for `_attend_in_blocks`."""
     exact = torch.promote_types(d_out.dtype, torch.float32)  # sums of 16 bits would lose some at each block
     d_query = torch.empty_like(saved.query)
     d_key, d_value = (torch.zeros_like(x, dtype=exact) for x in (saved.key, saved.value))
-    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout, positions=positions):
-        of_block = [None if x is None else x.of_heads(block.heads) for x in (positions, gradients)]
-        fixed: dict[str, Any] = {"scale": scale, "dropout": dropout, "positions": of_block[0], "gradients": of_block[1]}
+    for block, attended in _weigh_in_blocks(saved, group, window, scale=scale, dropout=dropout, terms=terms):
+        of_block = [None if x is None else x.of_heads(block.heads) for x in (terms, d_terms)]
+        fixed: dict[str, Any] = {"scale": scale, "dropout": dropout, "terms": of_block[0], "d_terms": of_block[1]}
         queries, keys = (block.texts, block.heads, block.queries), (block.texts, block.heads, block.keys)
         d_query[queries], own_key, own_value = _attend_backward(d_out[queries], attended, **fixed)
         d_key[keys] += own_key
