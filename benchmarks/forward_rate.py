@@ -44,9 +44,7 @@ def read_as_evaluation(runner: Runner, precision: Precision) -> None:
     prepared, batching = runner.prepared, runner.prepared.batching
     fixed = {"micro_batch": batching.micro_batch, "padding": batching.padding}
     numbers = np.arange(len(prepared.rows.sequences.lengths))
-    predict_rows(
-        runner.encoder, prepared.rows.sequences, numbers, task=prepared.task, precision=precision, **fixed
-    )
+    predict_rows(runner.encoder, prepared.rows.sequences, numbers, task=prepared.task, precision=precision, **fixed)
 
 
 WAYS: dict[str, Callable[[Runner, Precision], None]] = {

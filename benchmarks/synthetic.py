@@ -4,8 +4,8 @@
 
 writes FOLDER/bert-base, FOLDER/minilm (what transformers loads, with a tokenizer of made-up words, one token each) and
 FOLDER/long.csv, FOLDER/short.csv (columns text, target), whose lengths in tokens are those of CommonLit and EmoBank.
-Nothing can be learned from them: they are for times and memory. `--words-of`: with the word pieces of a
-model of BERT's kind, so that tables of real texts can be read. `--tiny`: two narrow layers of each architecture, for a trial on a CPU.
+Nothing can be learned from them: they are for times and memory. `--words-of`: with the word pieces of a model of BERT's
+kind, so that tables of real texts can be read. `--tiny`: two narrow layers of each architecture, for a trial on a CPU.
 """
 
 import argparse

@@ -31,7 +31,7 @@ from leantune.encoder.attention import attend, attend_backward, attend_first, at
 from leantune.encoder.dropout import draw_kept, drop, kept_scale
 from leantune.encoder.layer_parts import LayerParts, encoder_layers, layer_parts
 from leantune.encoder.packed_kernels import Computed, Kernel, compute, compute_backward, kernel_of
-from leantune.encoder.relative import Distances, Positions, count_terms, positions_of
+from leantune.encoder.relative import Distances, Positions, count_terms
 from leantune.system.device import compute_capability, kernels_of
 
 NormGradients = tuple[Tensor, Tensor, Tensor]
@@ -52,8 +52,31 @@ class _Weights(NamedTuple):
     down_bias: Tensor
 
 
-NOWHERE = Positions(None, None, None, None)
-"""The terms of a layer that knows nothing of relative positions."""
+class _Relative(NamedTuple):
+    """What a layer's scores know of relative positions; all is None or empty where they know nothing."""
+
+    embedding: Tensor | None = None
+    """[R, h]: the rows of distances in reach. They go through the products of queries and keys with the tokens."""
+    bias: Tensor | None = None
+    row_of: Tensor | None = None
+    """Both as in `Distances`."""
+    terms: tuple[str, ...] = ()
+    """`c2p` where queries meet keys of distances, `p2c` where keys meet their queries."""
+
+    @property
+    def rows(self) -> int:
+        """R, 0 where there is no embedding."""
+        return 0 if self.embedding is None else len(self.embedding)
+
+    def positions(self, query: Tensor, key: Tensor) -> Positions | None:
+        """Return the terms, given what the products made of the embedding, [R, H, D] each; None where there are none.
+
+        They are copies, so that the products of all tokens are not kept for the backward pass with them.
+        """
+        keys = key.clone() if self.rows and "c2p" in self.terms else None
+        queries = query.clone() if self.rows and "p2c" in self.terms else None
+        bias = None if self.bias is None else self.bias.to(query.dtype)
+        return None if keys is queries is bias is None else Positions(self.row_of, keys, queries, bias)
 
 
 class PackedLayer:
@@ -104,13 +127,18 @@ class PackedLayer:
     def _compute(
         self, hidden_states: Tensor, packing: Packing, kernel: Kernel, distances: Distances | None, only_first: bool
     ) -> Tensor:
-        positions = NOWHERE
-        if distances is not None:
-            positions = positions_of(self._attention(), distances, heads=self.heads, scale=self.scale)
+        relative = _Relative() if distances is None else self._relative(distances)
         weights = self._weights(_matrix_dtype(hidden_states.device))
         fixed = (self, packing, kernel, weights, self._drawn(), only_first)
-        computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *positions, *self._parameters)  # type: ignore[no-untyped-call]
+        computed: Tensor = _Layer.apply(hidden_states[0].float(), *fixed, *relative, *self._parameters)  # type: ignore[no-untyped-call]
         return computed[None]
+
+    def _relative(self, distances: Distances) -> _Relative:
+        attention, embedding = self._attention(), None
+        terms = tuple(getattr(attention, "pos_att_type", ()))
+        if distances.embedding is not None and terms:
+            embedding = attention.pos_dropout(distances.embedding)
+        return _Relative(embedding, distances.bias, distances.row_of, terms)
 
     def _drawn(self) -> list[float]:
         """Return the shares that are dropped now, in the order of the layer's dropouts."""
@@ -234,25 +262,29 @@ class _Layer(torch.autograd.Function):
         w: _Weights,
         dropouts: list[float],
         only_first: bool,
-        row_of: Tensor | None,
-        keys: Tensor | None,
-        queries: Tensor | None,
+        embedding: Tensor | None,
         bias: Tensor | None,
+        row_of: Tensor | None,
+        terms: tuple[str, ...],
         *parameters: Tensor,
     ) -> Tensor:
         dtype, tokens = w.qkv.dtype, len(x)
-        positions = _cast_positions(Positions(row_of, keys, queries, bias), dtype)
-        attention = _Attention(kernel, packing, layer.scale, dropouts[0], positions, None)
-        x16 = x.to(dtype)
+        relative = _Relative(embedding, bias, row_of, terms)
+        x16 = (x if embedding is None else torch.cat((x, embedding.to(x.dtype)))).to(dtype)
+        h = len(w.out)
         if only_first:
-            h = len(w.out)
             x = x[packing.starts]
-            query = F.linear(x.to(dtype), w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
-            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(tokens, 2, layer.heads, -1)
-            context, saved = attention.of_firsts(query, key_value)
+            asking = _joined(x.to(dtype), x16[tokens:])
+            query = F.linear(asking, w.qkv[:h], w.qkv_bias[:h]).view(-1, layer.heads, h // layer.heads)
+            key_value = F.linear(x16, w.qkv[h:], w.qkv_bias[h:]).view(len(x16), 2, layer.heads, -1)
+            positions = relative.positions(query[len(x) :], key_value[tokens:, 0])
+            attention = _Attention(kernel, packing, layer.scale, dropouts[0], positions, None)
+            context, saved = attention.of_firsts(query[: len(x)], key_value[:tokens])
         else:
-            qkv = F.linear(x16, w.qkv, w.qkv_bias).view(tokens, 3, layer.heads, -1)
-            context, saved = attention.of_all(qkv)
+            qkv = F.linear(x16, w.qkv, w.qkv_bias).view(len(x16), 3, layer.heads, -1)
+            positions = relative.positions(*qkv[tokens:, :2].unbind(1))
+            attention = _Attention(kernel, packing, layer.scale, dropouts[0], positions, None)
+            context, saved = attention.of_all(qkv[:tokens])
         context = context.flatten(1)
         first, kept_first = _add_dropped(x, F.linear(context, w.out, w.out_bias), dropouts[1])
         y, *moments_first = _norm(first, layer.norms[0])
@@ -265,11 +297,12 @@ class _Layer(torch.autograd.Function):
             ctx.save_for_backward(
                 *(x16, context, first, kept_first, *moments_first),
                 *(y16, up, activated, second, kept_second, *moments_second),
-                *(row_of, keys, queries, bias),
+                *(positions or (None,) * len(Positions._fields)),
                 *saved,
             )
             ctx.layer, ctx.packing, ctx.kernel, ctx.w = layer, packing, kernel, w
             ctx.dropouts, ctx.only_first = dropouts, only_first
+            ctx.rows, ctx.has_positions = relative.rows, positions is not None
         return x.new_zeros(tokens, x.shape[1]).index_copy_(0, packing.starts, result) if only_first else result
 
     @staticmethod
@@ -279,9 +312,9 @@ class _Layer(torch.autograd.Function):
         y16, up, activated, second, kept_second, mean_second, scale_second = tensors[6:13]
         layer, packing, w, dropouts, only_first = ctx.layer, ctx.packing, ctx.w, ctx.dropouts, ctx.only_first
         dtype = w.qkv.dtype
-        terms = Positions(*tensors[13:17])
-        positions = _cast_positions(terms, dtype)
+        positions = Positions(*tensors[13:17]) if ctx.has_positions else None
         d_positions = None if positions is None else positions.zero_gradients()
+        tokens = len(x16) - ctx.rows
         attention = _Attention(ctx.kernel, packing, layer.scale, dropouts[0], positions, d_positions)
         if only_first:
             grad = grad[packing.starts]
@@ -296,17 +329,24 @@ class _Layer(torch.autograd.Function):
         d_context = torch.mm(d_out, w.out).view(len(d_out), layer.heads, -1)
         if only_first:
             h = len(w.out)
-            d_q, d_kv = attention.of_firsts_backward(d_context, tensors[17:], len(x16))
-            d_q, d_kv = d_q.flatten(1), d_kv.flatten(1)
-            d_x = torch.mm(d_kv, w.qkv[h:]).float()
-            d_x.index_add_(0, packing.starts, d_first + torch.mm(d_q, w.qkv[:h]))
-            d_query, d_query_bias = _linear_gradients(d_q, x16[packing.starts])
+            d_q, d_kv = attention.of_firsts_backward(d_context, tensors[17:], tokens)
+            asked = len(d_q)
+            d_q = _with_rows(d_q[:, None], d_positions, ctx.rows)
+            d_kv = _with_rows(d_kv, d_positions, ctx.rows, first=1)
+            d_in = torch.mm(d_kv, w.qkv[h:]).float()
+            d_asking = torch.mm(d_q, w.qkv[:h])
+            d_in.index_add_(0, packing.starts, d_first + d_asking[:asked])
+            if ctx.rows:
+                d_in[tokens:] += d_asking[asked:]
+            d_query, d_query_bias = _linear_gradients(d_q, _joined(x16[packing.starts], x16[tokens:]))
             d_key, d_value, d_key_bias, d_value_bias = chain.from_iterable(
                 gradient.chunk(2) for gradient in _linear_gradients(d_kv, x16)
             )
+            d_x, d_embedding = d_in[:tokens], d_in[tokens:]
         else:
-            d_qkv = attention.of_all_backward(d_context, tensors[17:]).flatten(1)
-            d_x = d_first + torch.mm(d_qkv, w.qkv)
+            d_qkv = _with_rows(attention.of_all_backward(d_context, tensors[17:]), d_positions, ctx.rows)
+            d_in = torch.mm(d_qkv, w.qkv)
+            d_x, d_embedding = d_first + d_in[:tokens], d_in[tokens:]
             (d_query, d_key, d_value), (d_query_bias, d_key_bias, d_value_bias) = (
                 gradient.chunk(3) for gradient in _linear_gradients(d_qkv, x16)
             )
@@ -320,23 +360,27 @@ class _Layer(torch.autograd.Function):
             *d_norm_first,
             *d_norm_second,
         )
-        return (d_x, None, None, None, None, None, None, *_gradients_of(terms, d_positions), *gradients)
+        d_relative = (d_embedding.float() if ctx.rows else None, None if d_positions is None else d_positions.bias)
+        return (d_x, None, None, None, None, None, None, *d_relative, None, None, *gradients)
 
 
-def _cast_positions(positions: Positions, dtype: torch.dtype) -> Positions | None:
-    """Return the terms in the type that is computed in; None where there are none."""
-    row_of, *terms = positions
-    if all(term is None for term in terms):
-        return None
-    return Positions(row_of, *(None if term is None else term.to(dtype) for term in terms))
+def _joined(tokens: Tensor, rows: Tensor) -> Tensor:
+    """[T, h], [R, h] -> [T + R, h], without a copy where R is 0."""
+    return torch.cat((tokens, rows)) if len(rows) else tokens
 
 
-def _gradients_of(terms: Positions, gradients: Positions | None) -> tuple[Tensor | None, ...]:
-    """Return the gradients of the terms as autograd takes them."""
-    if gradients is None:
-        return (None,) * len(terms)
-    pairs = zip(terms[1:], gradients[1:], strict=True)
-    return (None, *(None if term is None or own is None else own.to(term.dtype) for term, own in pairs))
+def _with_rows(d_tokens: Tensor, d_positions: Positions | None, rows: int, *, first: int = 0) -> Tensor:
+    """[T, C, H, D] -> [T + R, C x H x D]: below the gradients of tokens those of the embedding's rows.
+
+    C of query, key and value, from the `first` of them on. The embedding has no value, so its gradient is 0.
+    """
+    if d_positions is None or rows == 0:
+        return d_tokens.flatten(1)
+    d_rows = d_tokens.new_zeros(rows, *d_tokens.shape[1:])
+    for place, own in enumerate((d_positions.queries, d_positions.keys)[first:]):
+        if own is not None and place < d_rows.shape[1]:
+            d_rows[:, place] = own
+    return torch.cat((d_tokens, d_rows)).flatten(1)
 
 
 def _add_dropped(x: Tensor, change: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:

@@ -167,9 +167,8 @@ def _alberts(layer: Any) -> LayerParts:
 
 
 def _is_all(layer: Any, parts: LayerParts) -> bool:
-    """Tell whether a layer has no weights but those of its parts, and of the projections of relative positions."""
+    """Tell whether a layer has no weights but those of its parts. DeBERTa's may have projections of their own for
+    relative positions."""
     found = {id(p) for module in (*parts.linears, *parts.norms) for p in (module.weight, module.bias) if p is not None}
-    for name in ("pos_key_proj", "pos_query_proj"):
-        found |= {id(p) for p in getattr(getattr(parts.attention, name, None), "parameters", list)()}
     types = all(type(module) is nn.Linear and module.bias is not None for module in parts.linears)
     return types and found == {id(p) for p in layer.parameters()}

@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-
-PART = 128
+PART = 256
 """Tokens of each text that are multiplied with embeddings of distances at once, on a CPU."""
 
 
@@ -93,7 +92,7 @@ def terms_of(positions: Positions | None, length: int, *, of_firsts: bool = Fals
     """Return the terms for texts of at most `length` tokens; differentiable."""
     if positions is None:
         return None
-    taken = {
+    taken: dict[str, Any] = {
         name: None if term is None else term[rows].movedim(0, -1).contiguous()
         for name, term, rows in _rows(positions, length, of_firsts=of_firsts)
     }
@@ -224,20 +223,25 @@ def _parts(length: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
 
 def _products(x: Tensor, rows: Tensor) -> Tensor:
     """[N, H, L, D], [H, D, K] -> [N, H, L, K], a view of [H, N, L, K]: one product a head, all texts at once."""
-    return torch.bmm(_by_head(x), rows).unflatten(1, (x.shape[0], -1)).transpose(0, 1)
+    return _by_text(torch.bmm(_by_head(x), rows), x.shape[0])
 
 
 def _add_product_gradients(d_products: Tensor, x: Tensor, rows: Tensor, *, of: tuple[Tensor, Tensor]) -> None:
     """Add to the gradients `of` what comes of `_products`."""
     d_x, d_rows = of
     by_head = _by_head(d_products)
-    d_x += torch.bmm(by_head, rows.transpose(1, 2)).unflatten(1, (x.shape[0], -1)).transpose(0, 1)
+    d_x += _by_text(torch.bmm(by_head, rows.transpose(1, 2)), x.shape[0])
     d_rows += torch.bmm(_by_head(x).transpose(1, 2), by_head)
 
 
 def _by_head(x: Tensor) -> Tensor:
     """[N, H, L, D] -> [H, N x L, D]"""
     return x.transpose(0, 1).flatten(1, 2)
+
+
+def _by_text(x: Tensor, texts: int) -> Tensor:
+    """[H, N x L, D] -> [N, H, L, D]"""
+    return x.view(len(x), texts, -1, x.shape[2]).transpose(0, 1)
 
 
 def _skewed(products: Tensor, length: int) -> Tensor:

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder, make_log_bucket_position
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from leantune.batches.packing import Packing
+from leantune.batches.packing import WIDTHS, Packing
 from leantune.encoder.attention import attend_with_bias
 from leantune.encoder.encoder_layer import PackedLayer
 from leantune.encoder.relative import Distances, positions_of
@@ -145,7 +145,8 @@ def _bounds(width: int, buckets: int, most: int, span: int) -> tuple[int, int]:
         ends = make_log_bucket_position(ends, buckets, most).long()
     # One more on either side, should this device round a logarithm in another way.
     first, last = (ends + span + torch.tensor([-1, 1])).clamp(0, 2 * span - 1).tolist()
-    return first, last
+    # As many as a multiple of WIDTHS, so that a product with them and a row's tokens has a usual shape.
+    return first, min(first + -(-(last + 1 - first) // WIDTHS) * WIDTHS, 2 * span) - 1
 
 
 def _convolve(conv: Any, hidden_states: Tensor, states: Tensor, packing: Packing) -> Tensor:
