@@ -1,14 +1,15 @@
 #!/bin/sh
 # All that needs a GPU, in one command: the tests marked `gpu`, each attention kernel against the formula
-# (benchmarks/kernel_parity.py), whether `micro_batch: auto` fits (benchmarks/gpu_memory.py), a whole run of `leantune
-# train`, then the peers' tables (benchmarks/peers.py) for encoders of the size of BERT-base, MiniLM, ModernBERT-base and
-# DeBERTa-v3-base with random weights, in bf16 (fp16 where a card has no bf16) and BERT-base in fp16 everywhere, on
-# made-up texts of CommonLit's lengths (at most 256 tokens of each, as the article's loop would be run) and of EmoBank's.
+# (benchmarks/kernel_parity.py), whether torch.compile would pay (benchmarks/compiled_parts.py), whether `micro_batch:
+# auto` fits (benchmarks/gpu_memory.py), a whole run of `leantune train`, then the peers' tables (benchmarks/peers.py) for
+# encoders of the size of BERT-base, MiniLM, ModernBERT-base and DeBERTa-v3-base with random weights, in bf16 (fp16 where
+# a card has no bf16) and BERT-base in fp16 everywhere, on made-up texts of CommonLit's lengths (at most 256 tokens of
+# each, as the article's loop would be run) and of EmoBank's.
 #
 #     sh benchmarks/gpu.sh                    # everything, with one or two rounds a table; made for half an hour
 #     sh benchmarks/gpu.sh                    # again: goes on where it was stopped, with the parts that are not done
-#     MINUTES=3 sh benchmarks/gpu.sh base     # one part (tests, kernels, memory, run, base, minilm, modernbert, deberta,
-#                                             # fp16), and more rounds: none begins after so many minutes
+#     MINUTES=3 sh benchmarks/gpu.sh base     # one part (tests, kernels, compiled, memory, run, base, minilm, modernbert,
+#                                             # deberta, fp16), and more rounds: none begins after so many minutes
 #     sh benchmarks/gpu.sh --dry [PART]       # every part, tiny and on a CPU: whether the script works
 #
 # Ends with exit code 1 where a part failed; the others are done all the same.
@@ -34,7 +35,7 @@ mkdir -p "$OUT"
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 case $PART in
-    all | tests | kernels | memory | run | base | minilm | modernbert | deberta | fp16) ;;
+    all | tests | kernels | compiled | memory | run | base | minilm | modernbert | deberta | fp16) ;;
     *) echo "benchmarks/gpu.sh: there is no part $PART" >&2 && exit 2 ;;
 esac
 if [ -n "$WHEELS" ]; then
@@ -83,6 +84,13 @@ fi
 if part kernels; then
     timeout 120 "$PYTHON" benchmarks/kernel_parity.py $DRY --output "$OUT/kernels.md"
     ended kernels $? 1
+fi
+if part compiled; then
+    timeout 120 "$PYTHON" benchmarks/compiled_parts.py --device $DEVICE --tokens 672 8192 \
+        ${DRY:+--hidden 32 --tokens 32 --rounds 1 --steps 1} >"$OUT/compiled.md"
+    code=$?
+    cat "$OUT/compiled.md"
+    ended compiled $code
 fi
 if part memory; then
     encoders bert-base minilm modernbert-base deberta-v3-base &&
@@ -135,7 +143,7 @@ fi
 
 {
     echo "# On a GPU"
-    for page in "$OUT"/kernels.md "$OUT"/memory.md "$OUT"/*-long.md "$OUT"/*-short.md; do
+    for page in "$OUT"/kernels.md "$OUT"/compiled.md "$OUT"/memory.md "$OUT"/*-long.md "$OUT"/*-short.md; do
         [ -e "$page" ] && printf '\n## %s\n\n' "$(basename "$page" .md)" && cat "$page"
     done
 } >"$OUT/gpu.md"

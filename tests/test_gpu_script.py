@@ -36,7 +36,7 @@ def test_all_of_it_goes_through_at_tiny_size_and_only_once(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     pages = {path.stem for path in tmp_path.glob("*.md")}
     tables = {f"{name}-long" for name in ("base", "minilm", "modernbert", "deberta", "fp16")}
-    assert pages == {"kernels", "memory", "gpu", "base-short", "minilm-short"} | tables
+    assert pages == {"kernels", "compiled", "memory", "gpu", "base-short", "minilm-short"} | tables
     rows = (tmp_path / "memory.md").read_text(encoding="utf-8").splitlines()[4:]
     shapes = ["bert-base", "minilm", "modernbert-base", "deberta-v3-base"]
     assert [row.split("|")[1].strip() for row in rows] == [shape for shape in shapes for _ in range(2)]
