@@ -112,9 +112,12 @@ def attend_with_bias(qkv: Tensor, packing: Packing, positions: Positions, *, dro
     parts = []
     for group in packing.groups:
         q, k, v = _unpack(qkv, group)
-        terms, bias = terms_of(positions, group.width), q.new_zeros(*q.shape[:3], group.width)
-        if terms is not None:
-            add_position_scores(bias, terms, q, k)
+        terms = terms_of(positions, group.width)
+        assert terms is not None
+        # A number a head and distance is the same for all texts.
+        texts = 1 if terms.keys is terms.queries is None else len(group.lengths)
+        bias = q.new_zeros(texts, q.shape[1], group.width, group.width)
+        add_position_scores(bias, terms, q, k)
         if group.padded is not None:
             bias = bias.masked_fill(group.padded, -math.inf)
         with without_cudnn(q.device):
