@@ -167,8 +167,7 @@ def _alberts(layer: Any) -> LayerParts:
 
 
 def _is_all(layer: Any, parts: LayerParts) -> bool:
-    """Tell whether a layer has no weights but those of its parts. DeBERTa's may have projections of their own for
-    relative positions."""
+    """Tell whether a layer has no weights but those of its parts, such as DeBERTa's own projections of distances."""
     found = {id(p) for module in (*parts.linears, *parts.norms) for p in (module.weight, module.bias) if p is not None}
     types = all(type(module) is nn.Linear and module.bias is not None for module in parts.linears)
     return types and found == {id(p) for p in layer.parameters()}
